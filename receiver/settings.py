@@ -1,0 +1,268 @@
+"""Settings: from the environment, from files for secrets, from `receiver.toml`; all mistakes told at once, secrets masked."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import httpx
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from receiver.errors import SettingsError
+
+TOML = "receiver.toml"
+EventType = Literal["job.completed", "job.failed", "job.cancelled", "job.stalled"]
+
+
+def _listed(value: Any) -> Any:
+    """Comma-separated text as a list."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _signing_secret(secret: SecretStr) -> SecretStr:
+    value = secret.get_secret_value()
+    if not 16 <= len(value) <= 256:
+        raise ValueError(f"a signing secret has 16 to 256 characters, this one has {len(value)}")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("a signing secret must be text in UTF-8")
+    return secret
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    """A key that travels in a header. Refused here, not by an HTTP library: its complaint would quote it."""
+    value = secret.get_secret_value().strip()
+    if not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise ValueError("must be visible ASCII characters, without spaces between them")
+    return SecretStr(value)
+
+
+def _http_url(url: str) -> str:
+    try:
+        parts = httpx.URL(url)
+        in_range = parts.port is None or 0 < parts.port < 65536
+        names_a_place = parts.scheme in {"http", "https"} and bool(parts.host) and in_range
+    except httpx.InvalidURL:
+        names_a_place = False
+    if not names_a_place or not url.isprintable() or " " in url:
+        raise ValueError("must be a URL that begins with http:// or https:// and names a host")
+    return url
+
+
+def _base_url(url: str) -> str:
+    if "?" in url or "#" in url:
+        raise ValueError("must be a URL that paths can be put after: without ? and #")
+    return url.rstrip("/")
+
+
+def _rpm(value: Any) -> Any:
+    if value != "auto" and not re.fullmatch("[1-9][0-9]{0,8}", str(value)):
+        raise ValueError("must be auto, or a whole number of requests a minute")
+    return value
+
+
+def _hook_list(value: Any) -> Any:
+    form = 'must be a JSON list of {"name", "url", "secret"?, "events"?, "timeout"?}'
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{form}: {error}") from None
+    if not isinstance(value, list | tuple):
+        raise ValueError(form)  # noqa: TRY004 - pydantic gathers ValueErrors
+    return value
+
+
+def _hook_secret(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None:
+        try:
+            # Strictly: the library skips over what is not base64, and others would sign with another key.
+            key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not key:
+            raise ValueError("must be base64, with or without whsec_ before it (Standard Webhooks)")
+    return secret
+
+
+Url = Annotated[str, AfterValidator(_http_url)]
+
+
+class HookSettings(BaseModel):
+    """One of `RECEIVER_HOOKS`: a URL that gets a signed POST for each event."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
+    url: Url
+    secret: Annotated[SecretStr | None, AfterValidator(_hook_secret)] = None
+    events: Annotated[tuple[EventType, ...], Field(min_length=1)] = (
+        "job.completed",
+        "job.failed",
+        "job.cancelled",
+    )
+    timeout: Annotated[float, Field(gt=0, le=300)] = 15.0
+
+
+def _distinct(hooks: tuple[HookSettings, ...]) -> tuple[HookSettings, ...]:
+    names = [hook.name for hook in hooks]
+    if len(set(names)) < len(names):
+        raise ValueError("two hooks have the same name")
+    return hooks
+
+
+BaseUrl = Annotated[Url, AfterValidator(_base_url)]
+Token = Annotated[SecretStr, AfterValidator(_header_value)]
+Secrets = Annotated[tuple[Annotated[SecretStr, AfterValidator(_signing_secret)], ...], NoDecode, BeforeValidator(_listed)]
+Tokens = Annotated[tuple[Token, ...], NoDecode, BeforeValidator(_listed)]
+
+
+class Settings(BaseSettings):
+    """All settings. Each field's name, in capitals, is its environment variable; INTERFACE of the package."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, toml_file=TOML
+    )
+
+    reader_webhook_secret: Secrets = ()
+    reader_api_key: Token | None = None
+    reader_base_url: BaseUrl = "https://api.reader.dev"
+    reader_rpm: Annotated[Literal["auto"] | int, BeforeValidator(_rpm)] = "auto"
+    receiver_rpm_share: Annotated[float, Field(gt=0, le=1)] = 0.8
+    receiver_public_url: BaseUrl | None = None
+    receiver_database_url: Annotated[str, Field(repr=False)] = "sqlite:///receiver.db"
+    receiver_api_keys: Tokens = ()
+    receiver_hooks: Annotated[tuple[HookSettings, ...], NoDecode, BeforeValidator(_hook_list), AfterValidator(_distinct)] = ()
+    receiver_tolerance: Annotated[int, Field(ge=1, le=86400)] = 300
+    receiver_max_body: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
+    receiver_listen: bool = True
+    receiver_loops: bool = True
+    receiver_allow_unsigned: bool = False
+    receiver_stalled_after: Annotated[float, Field(ge=1, le=30 * 86400)] = 1800.0
+    receiver_retry_failed: Annotated[int, Field(ge=0, le=100)] = 0
+    receiver_retry_credits: Annotated[int, Field(ge=0)] = 1000
+    receiver_retry_waits: bool = True
+    receiver_log: Literal["console", "json"] | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed in, then the environment, then files that it names, then `receiver.toml`."""
+        return (init_settings, env_settings, _Also(settings_cls), _Toml(settings_cls))
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _was_readable(cls, value: Any) -> Any:
+        """A file that could not be read stands in for its value, so that it is told together with all other mistakes."""
+        if isinstance(value, ValueError):
+            raise value
+        return value
+
+    @property
+    def secrets(self) -> list[str]:
+        """The signing secrets, in the clear."""
+        return [secret.get_secret_value() for secret in self.reader_webhook_secret]
+
+    @property
+    def rpm(self) -> int | None:
+        """Requests a minute as configured; None: by the workspace's tier."""
+        return None if self.reader_rpm == "auto" else self.reader_rpm
+
+    def require_secret(self) -> None:
+        """Raises `SettingsError` where nobody's signature could be checked."""
+        if not self.reader_webhook_secret and not self.receiver_allow_unsigned:
+            raise SettingsError(
+                "READER_WEBHOOK_SECRET is not set: set it to the secret of your webhook at Reader (16 to 256 characters), "
+                "or RECEIVER_ALLOW_UNSIGNED=true to take deliveries that nobody signed"
+            )
+
+    def require_api_key(self) -> str:
+        """The key for Reader's API. Raises `SettingsError` if there is none."""
+        if self.reader_api_key is None:
+            raise SettingsError("READER_API_KEY is not set: set it to a key of your Reader workspace")
+        return self.reader_api_key.get_secret_value()
+
+
+def load(**overrides: Any) -> Settings:
+    """`Settings` from their sources. Raises `SettingsError`, one line, for all that is wrong with them."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        # A list whose members are all wrong is also told to be empty: that is not the mistake.
+        places = [problem["loc"] for problem in problems]
+        genuine = [p for p in problems if p["type"] != "too_short" or not any(p["loc"] == place[:-1] for place in places)]
+        raise SettingsError("; ".join(map(_told, genuine))) from None
+    except ValueError as error:  # an unreadable file
+        raise SettingsError(str(error)) from None
+
+
+def _told(problem: Any) -> str:
+    name = str(problem["loc"][0]).upper() if problem["loc"] else "settings"
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"][1:])
+    return f"{name}{where}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+class _Toml(TomlConfigSettingsSource):
+    """`receiver.toml` in the working directory; its keys are the variables' names, in either case."""
+
+    def __call__(self) -> dict[str, Any]:
+        found = {key.lower(): value for key, value in super().__call__().items()}
+        for name in sorted(found.keys() - self.settings_cls.model_fields.keys()):
+            near = get_close_matches(name, self.settings_cls.model_fields, n=1)
+            hint = f": do you mean {near[0].upper()}?" if near else ""
+            raise ValueError(f"receiver.toml: there is no setting {name.upper()}{hint}")
+        return found
+
+    def _read_file(self, file_path: Any) -> dict[str, Any]:
+        try:
+            return super()._read_file(file_path)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{file_path.name} cannot be read: {error}") from None
+
+
+class _Also(PydanticBaseSettingsSource):
+    """`NAME_FILE=/path` for every secret, and the other name of the API key."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002 - the library's
+        name = field_name.upper()
+        if path := os.environ.get(f"{name}_FILE"):
+            try:
+                return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not text in UTF-8"
+                return ValueError(f"cannot read {path}, which {name}_FILE names ({reason})"), field_name, False
+        if field_name == "reader_api_key" and (key := os.environ.get("READER_KEY")):
+            return key, field_name, False
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        secret = (
+            "reader_webhook_secret",
+            "reader_api_key",
+            "receiver_api_keys",
+            "receiver_database_url",
+            "receiver_hooks",
+        )
+        found = {name: self.get_field_value(self.settings_cls.model_fields[name], name)[0] for name in secret}
+        return {name: value for name, value in found.items() if value}
