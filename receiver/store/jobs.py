@@ -1,0 +1,331 @@
+"""The jobs: known, due, leased, and written only by who holds the newest fence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal, Self
+
+from sqlalchemy import Boolean, Row, Select, and_, bindparam, case, func, or_, select, update
+
+from receiver.core.lifecycle import State
+from receiver.core.retrying import Retry
+from receiver.core.schedule import FIRST, RECENT, Outlook
+from receiver.errors import LeaseLostError
+from receiver.store.tables import jobs
+from receiver.store.transaction import Transaction, per_dialect
+
+Source = Literal["submit", "track", "webhook", "stream"]
+Discoverer = Literal["webhook", "poll", "stream"]
+
+_AGAIN_ALIVE = 60.0
+"""Seconds after it was noticed to have ended at which a sign of life means a retry, rather than a straggler."""
+_STREAM_WAITS = 1.0
+"""Seconds that an end told by the stream waits for its webhook to tell it too."""
+_LATELY = 86400.0
+"""Seconds for which an end tells whether webhooks arrive."""
+
+_UNPARKED = case(
+    (jobs.c.state != State.PARKED, jobs.c.state),
+    (jobs.c.generation > jobs.c.settled_generation, State.HYDRATING),
+    else_=State.WATCHING,
+)
+"""A parked job that is due again goes on as what it was: its pages stored so far are not asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """Somebody says that a job is worth knowing of (`ended=False`), or worth looking at now."""
+
+    job_id: str
+    by: Literal["webhook", "stream"]
+    ended: bool
+    wait: float = 0.0
+    """Seconds to look at an ended one in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A row of `jobs`. See the table for what the columns mean."""
+
+    id: str
+    state: State
+    status: str
+    completed: int
+    total: int
+    document: bytes | None
+    source: str
+    tracked_at: float
+    submission_id: str | None
+    generation: int
+    settled_generation: int
+    mark: str | None
+    result_total: int | None
+    restarts: int
+    requests: int
+    page_limit: int
+    noticed_at: float | None
+    discovered_by: Discoverer | None
+    told: bool
+    due_at: float | None
+    expects_end: bool
+    cue: int
+    claimed_cue: int
+    cued_by: Discoverer | None
+    looked_at: float | None
+    progressed_at: float | None
+    heard: int | None
+    stalls: int
+    stalled: bool
+    late_looks: int
+    attempts: int
+    misses: int
+    trouble: str | None
+    retry: Retry | None
+    retries: int
+    held: bool
+    lease_owner: str | None
+    lease_until: float | None
+    fence: int
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> Self:
+        """From a whole row."""
+        values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+        retry = None if values["retry"] is None else Retry(values["retry"])
+        return cls(**values | {"state": State(values["state"]), "retry": retry})
+
+
+def cue(tx: Transaction, cues: Sequence[Cue]) -> None:
+    """The one door: make the jobs known, and those that may have ended due.
+
+    A job is written only if that changes when or how it is looked at, so a burst of deliveries for one job is one write. The cue
+    counter tells a worker that is just looking at the job that something came meanwhile.
+    """
+    wanted: dict[str, Cue] = {}
+    for c in cues:
+        if c.ended or c.job_id not in wanted:  # an end says more than a sign of life
+            wanted[c.job_id] = c
+    if not wanted:
+        return
+    # In one order everywhere, so that two replicas' batches never wait for each other in a ring.
+    tx.execute(_cue(tx), [_new(tx, wanted[job_id]) for job_id in sorted(wanted)])
+
+
+@per_dialect
+def _cue(insert: Any) -> Any:
+    statement = insert(jobs)
+    new = statement.excluded
+    # A job that is due by then, for a cue that no look has answered, needs no other.
+    sooner = or_(jobs.c.due_at.is_(None), jobs.c.due_at > new.due_at, jobs.c.cue == jobs.c.claimed_cue)
+    ended = and_(new.cued_by.is_not(None), or_(sooner, jobs.c.cued_by.is_(None)))
+    revived = and_(
+        new.cued_by.is_(None),
+        sooner,
+        or_(jobs.c.state == State.SETTLED, jobs.c.state == State.PARKED),  # IN does not go with many rows at once
+        or_(jobs.c.noticed_at.is_(None), jobs.c.noticed_at < new.tracked_at - _AGAIN_ALIVE),
+    )
+    return statement.on_conflict_do_update(
+        index_elements=[jobs.c.id],
+        set_={
+            "state": _UNPARKED,
+            "due_at": case((jobs.c.due_at < new.due_at, jobs.c.due_at), else_=new.due_at),
+            "cue": jobs.c.cue + 1,
+            "cued_by": case((new.cued_by == "webhook", new.cued_by), else_=func.coalesce(jobs.c.cued_by, new.cued_by)),
+        },
+        where=or_(ended, revived),
+    )
+
+
+def overheard(tx: Transaction, c: Cue, *, completed: int | None = None) -> bool:
+    """Take in what the stream tells; whether that makes the job due sooner. `completed`: how far it is, for who watches it.
+
+    The webhook tells the same a moment before or after. Each of them alone is enough, and both together shall cost one look: an
+    end waits a little for its webhook, and says nothing new of a job that is being looked at, or was seen to end just now.
+    """
+    job = get(tx, c.job_id)
+    if job is not None:
+        if job.noticed_at is not None and job.noticed_at > tx.now - _AGAIN_ALIVE and job.state is not State.WATCHING:
+            return False
+        if not c.ended and job.state in {State.WATCHING, State.HYDRATING}:
+            if completed is not None and completed > max(job.completed, job.heard or 0):
+                tx.execute(update(jobs).where(jobs.c.id == job.id).values(heard=completed))
+            return False
+        if c.ended and (job.cued_by is not None or (job.due_at is not None and job.due_at <= tx.now)):
+            return False
+    cue(tx, [replace(c, wait=_STREAM_WAITS)])
+    return True
+
+
+def _new(tx: Transaction, c: Cue) -> dict[str, Any]:
+    return {
+        "id": c.job_id,
+        "state": State.WATCHING,
+        "source": c.by,
+        "tracked_at": tx.now,
+        "due_at": tx.now + (c.wait if c.ended else FIRST),
+        "cue": 1,
+        "cued_by": c.by if c.ended else None,
+    }
+
+
+def track(
+    tx: Transaction,
+    job_id: str,
+    *,
+    source: Source,
+    submission_id: str | None = None,
+    total: int = 0,
+    wait: float = 0.0,
+    document: dict[str, Any] | None = None,
+) -> Job:
+    """Know of a job and look at it in `wait` seconds; one already known is looked at then at the latest, parked or not.
+
+    `document`: what Reader answered when it was started. Of a job known already it says nothing new: it may be older than a look.
+    """
+    due_at = tx.now + wait
+    values = {
+        "id": job_id,
+        "state": State.WATCHING,
+        "source": source,
+        "tracked_at": tx.now,
+        "due_at": due_at,
+        "total": total,
+    }
+    if document is not None and isinstance(status := document.get("status"), str):
+        values |= {"status": status, "document": json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")}
+    statement = tx.insert(jobs).values(**values, submission_id=submission_id)
+    statement = statement.on_conflict_do_update(
+        index_elements=[jobs.c.id],
+        set_={
+            "state": _UNPARKED,
+            "due_at": case((jobs.c.due_at < due_at, jobs.c.due_at), else_=due_at),
+            "cue": jobs.c.cue + 1,
+            "submission_id": func.coalesce(jobs.c.submission_id, statement.excluded.submission_id),
+        },
+    ).returning(jobs)
+    return Job.of(tx.execute(statement).one())
+
+
+def sweep(tx: Transaction, *, within: float = 0.0) -> int:
+    """Have every job under way looked at in so many seconds, if not sooner: what tells of ends may have failed. How many there are."""
+    watched = and_(jobs.c.state == State.WATCHING, jobs.c.due_at > tx.now + within)
+    return tx.execute(update(jobs).where(watched).values(due_at=tx.now + within)).rowcount
+
+
+def claim(tx: Transaction, *, owner: str, lease: float) -> Job | None:
+    """Take the job longest due, for `lease` seconds; None if none is. Those with a cue go first."""
+    free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= tx.now)
+    due = (
+        select(jobs.c.id)
+        .where(jobs.c.due_at <= tx.now, free)
+        .order_by(jobs.c.cued_by.is_(None), jobs.c.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(jobs)
+        .where(jobs.c.id == due.scalar_subquery())
+        .values(lease_owner=owner, lease_until=tx.now + lease, fence=jobs.c.fence + 1, claimed_cue=jobs.c.cue)
+        .returning(jobs)
+    )
+    row = tx.execute(statement).one_or_none()
+    return None if row is None else Job.of(row)
+
+
+def hold(tx: Transaction, job: Job, *, lease: float) -> None:
+    """Renew the lease; everything else in this transaction happens only if it is still ours. Raises `LeaseLostError`."""
+    _guarded(tx, job, {"lease_until": tx.now + lease})
+
+
+def save(tx: Transaction, job: Job, **changes: Any) -> None:
+    """Write `changes` in the midst of the work. Raises `LeaseLostError`."""
+    _guarded(tx, job, changes)
+
+
+def finish(tx: Transaction, job: Job, *, due_at: float | None, keep_cue: bool = False, **changes: Any) -> None:
+    """Write `changes`, give the lease back, and have the job looked at again at `due_at`. Raises `LeaseLostError`.
+
+    If a cue came since the job was claimed, it is due at once instead, and not parked: what we saw may be older than what it tells of.
+    `keep_cue`: the cue that made it due is not answered yet.
+    """
+    cued = jobs.c.cue > job.claimed_cue
+    if changes.get("state") == State.PARKED:
+        changes["state"] = case((cued, jobs.c.state), else_=State.PARKED)
+    _guarded(
+        tx,
+        job,
+        changes
+        | {
+            "lease_owner": None,
+            "lease_until": None,
+            "due_at": case((cued, tx.now), else_=due_at),
+            "cued_by": jobs.c.cued_by if keep_cue else case((cued, jobs.c.cued_by), else_=None),
+        },
+    )
+
+
+def _guarded(tx: Transaction, job: Job, values: dict[str, Any]) -> None:
+    # The owner too: once the lease was given back, a renewal that comes late must not take it again.
+    ours = and_(jobs.c.id == job.id, jobs.c.fence == job.fence, jobs.c.lease_owner == job.lease_owner)
+    if tx.execute(update(jobs).where(ours).values(**values)).rowcount != 1:
+        raise LeaseLostError(f"another worker has taken job {job.id} over")
+
+
+def next_due(tx: Transaction) -> float | None:
+    """Seconds until a job that nobody works on falls due (negative: it is); None if none will."""
+    free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= tx.now)
+    due: float | None = tx.execute(select(func.min(jobs.c.due_at)).where(jobs.c.due_at.is_not(None), free)).scalar()
+    return None if due is None else due - tx.now
+
+
+def outlook(tx: Transaction, *, budget: float, stream_up: bool) -> Outlook:
+    """What the schedule goes by for all jobs: how many there are, and how the last ones ended that webhooks tell of.
+
+    `budget`: requests a minute that are ours. `stream_up`: Reader's workspace stream is being followed, and
+    will tell of the next ones too.
+    """
+    watched, ended, told, lasted = tx.execute(_outlook(), {"since": tx.now - _LATELY, "stream_up": stream_up}).one()
+    return Outlook(watched, ended, told, lasted, budget=budget)
+
+
+@cache
+def _outlook() -> Select[Any]:
+    # A cancelled job sends no webhook; one that we know from a webhook proves nothing of those that get lost.
+    tells = (jobs.c.status != "cancelled", jobs.c.source != "webhook")
+    lately = (
+        select(jobs.c.told, jobs.c.discovered_by, (jobs.c.noticed_at - jobs.c.tracked_at).label("lasted"))
+        .where(jobs.c.noticed_at > bindparam("since"), *tells)
+        .order_by(jobs.c.noticed_at.desc())
+        .limit(RECENT)
+        .subquery()
+    )
+    watched = select(func.count()).where(jobs.c.state == State.WATCHING).scalar_subquery()
+    by_stream = and_(bindparam("stream_up", type_=Boolean), lately.c.discovered_by == "stream")
+    told = func.count(case((or_(lately.c.told, by_stream), 1)))
+    return select(watched, func.count(), told, func.coalesce(func.max(lately.c.lasted), 0.0)).select_from(lately)
+
+
+def get(tx: Transaction, job_id: str) -> Job | None:
+    """One job."""
+    row = tx.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return None if row is None else Job.of(row)
+
+
+def listing(tx: Transaction, *, status: str | None = None, skip: int = 0, limit: int = 20) -> tuple[list[Job], int]:
+    """Jobs by Reader's `status` (or our state), newest first, and how many there are in all."""
+    chosen: Select[Any] = select(jobs)
+    count = select(func.count()).select_from(jobs)
+    if status is not None:
+        condition = (jobs.c.state if status in set(State) else jobs.c.status) == status
+        chosen, count = chosen.where(condition), count.where(condition)
+    rows = tx.execute(chosen.order_by(jobs.c.tracked_at.desc(), jobs.c.id).offset(skip).limit(limit))
+    return [Job.of(row) for row in rows], tx.execute(count).scalar_one()
+
+
+def unknown(tx: Transaction, job_ids: Iterable[str]) -> set[str]:
+    """Which of `job_ids` are not tracked."""
+    wanted = set(job_ids)
+    return wanted - set(tx.execute(select(jobs.c.id).where(jobs.c.id.in_(wanted))).scalars())

@@ -1,0 +1,302 @@
+"""The first schema."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "chunks",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("page", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.CheckConstraint("length(data) <= 1048576", name=op.f("ck_chunks_at_most_a_mebibyte")),
+        sa.PrimaryKeyConstraint("job_id", "generation", "page", "number"),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("received_at", sa.Double(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("event", sa.Text(), nullable=True),
+        sa.Column("job_id", sa.Text(), nullable=True),
+        sa.Column("delivery_id", sa.Text(), nullable=True),
+        sa.Column("signed_at", sa.BigInteger(), nullable=True),
+        sa.Column("key", sa.Text(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.CheckConstraint(
+            "(outcome = 'quarantined') = (reason IS NOT NULL)",
+            name=op.f("ck_deliveries_quarantined_says_why"),
+        ),
+        sa.CheckConstraint("outcome <> 'accepted' OR job_id IS NOT NULL", name=op.f("ck_deliveries_accepted_names_a_job")),
+        sa.CheckConstraint("outcome IN ('accepted', 'ignored', 'quarantined')", name=op.f("ck_deliveries_outcome_known")),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_table(
+        "events",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("payload", sa.Text(), nullable=False),
+        sa.Column("stall", sa.Integer(), server_default="0", nullable=False),
+        sa.CheckConstraint(
+            "type IN ('job.completed', 'job.failed', 'job.cancelled', 'job.stalled')", name=op.f("ck_events_type_known")
+        ),
+        sa.CheckConstraint("(type = 'job.stalled') = (stall > 0)", name=op.f("ck_events_stalled_says_which")),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("job_id", "generation", "stall"),
+    )
+    op.create_index(op.f("ix_events_created_at"), "events", ["created_at"], unique=False)
+    op.create_table(
+        "grants",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("purpose", sa.Text(), nullable=False),
+        sa.Column("granted_at", sa.Double(), nullable=False),
+        sa.Column("frees_at", sa.Double(), nullable=False),
+        sa.CheckConstraint("purpose IN ('hydrate', 'command', 'probe', 'audit')", name=op.f("ck_grants_purpose_known")),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(op.f("ix_grants_frees_at"), "grants", ["frees_at"], unique=False)
+    op.create_table(
+        "hook_deliveries",
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("hook", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("due_at", sa.Double(), nullable=True),
+        sa.Column("delivered_at", sa.Double(), nullable=True),
+        sa.Column("last_status", sa.Integer(), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
+        sa.CheckConstraint(
+            "(state = 'delivered') = (delivered_at IS NOT NULL)",
+            name=op.f("ck_hook_deliveries_delivered_says_when"),
+        ),
+        sa.CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name=op.f("ck_hook_deliveries_lease_is_whole")),
+        sa.CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name=op.f("ck_hook_deliveries_pending_is_due")),
+        sa.CheckConstraint("state IN ('pending', 'delivered', 'dead')", name=op.f("ck_hook_deliveries_state_known")),
+        sa.PrimaryKeyConstraint("event_id", "hook"),
+    )
+    op.create_index(
+        op.f("ix_hook_deliveries_due_at"),
+        "hook_deliveries",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(op.f("ix_hook_deliveries_job_id"), "hook_deliveries", ["job_id"], unique=False)
+    op.create_table(
+        "hooks",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("events", sa.Text(), nullable=False),
+        sa.Column("declared_at", sa.Double(), nullable=False),
+        sa.Column("retired", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.CheckConstraint("kind IN ('python', 'http')", name=op.f("ck_hooks_kind_known")),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), server_default="unknown", nullable=False),
+        sa.Column("completed", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("total", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=True),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("tracked_at", sa.Double(), nullable=False),
+        sa.Column("submission_id", sa.Text(), nullable=True),
+        sa.Column("generation", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("settled_generation", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("mark", sa.Text(), nullable=True),
+        sa.Column("result_total", sa.BigInteger(), nullable=True),
+        sa.Column("restarts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("requests", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("page_limit", sa.Integer(), server_default="100", nullable=False),
+        sa.Column("noticed_at", sa.Double(), nullable=True),
+        sa.Column("discovered_by", sa.Text(), nullable=True),
+        sa.Column("told", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("due_at", sa.Double(), nullable=True),
+        sa.Column("expects_end", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("cue", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("claimed_cue", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("cued_by", sa.Text(), nullable=True),
+        sa.Column("looked_at", sa.Double(), nullable=True),
+        sa.Column("progressed_at", sa.Double(), nullable=True),
+        sa.Column("heard", sa.BigInteger(), nullable=True),
+        sa.Column("stalls", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("stalled", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("late_looks", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("misses", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("trouble", sa.Text(), nullable=True),
+        sa.Column("retry", sa.Text(), nullable=True),
+        sa.Column("retries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("held", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
+        sa.CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name=op.f("ck_jobs_lease_is_whole")),
+        sa.CheckConstraint("discovered_by IN ('webhook', 'poll', 'stream')", name=op.f("ck_jobs_discovered_by_known")),
+        sa.CheckConstraint("source IN ('submit', 'track', 'webhook', 'stream')", name=op.f("ck_jobs_source_known")),
+        sa.CheckConstraint(
+            "state <> 'hydrating' OR (generation > settled_generation AND mark IS NOT NULL)",
+            name=op.f("ck_jobs_hydrating_has_a_generation"),
+        ),
+        sa.CheckConstraint(
+            "state <> 'settled' OR (generation >= 1 AND settled_generation = generation)", name=op.f("ck_jobs_settled_is_newest")
+        ),
+        sa.CheckConstraint("state IN ('settled', 'parked') OR due_at IS NOT NULL", name=op.f("ck_jobs_unsettled_is_due")),
+        sa.CheckConstraint("state IN ('watching', 'hydrating', 'settled', 'parked')", name=op.f("ck_jobs_state_known")),
+        sa.CheckConstraint("page_limit BETWEEN 1 AND 100", name=op.f("ck_jobs_page_limit_in_range")),
+        sa.CheckConstraint("retry IN ('due', 'asked', 'refused')", name=op.f("ck_jobs_retry_known")),
+        sa.CheckConstraint("retry IS NULL OR (state = 'settled' AND due_at IS NOT NULL)", name=op.f("ck_jobs_retry_is_due")),
+        sa.CheckConstraint(
+            "NOT held OR (settled_generation >= 1 AND due_at IS NOT NULL AND (state <> 'settled' OR retry IS NOT NULL))",
+            name=op.f("ck_jobs_held_is_due"),
+        ),
+        sa.CheckConstraint("settled_generation BETWEEN 0 AND generation", name=op.f("ck_jobs_settled_is_opened")),
+        sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        op.f("ix_jobs_due_at"),
+        "jobs",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_index(op.f("ix_jobs_noticed_at"), "jobs", ["noticed_at"], unique=False)
+    op.create_index(op.f("ix_jobs_state"), "jobs", ["state"], unique=False)
+    op.create_index(op.f("ix_jobs_tracked_at"), "jobs", ["tracked_at"], unique=False)
+    op.create_table(
+        "audits",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("claimed_at", sa.Double(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=True),
+        sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("failed", sa.BigInteger(), server_default="0", nullable=False),
+        sa.CheckConstraint("name IN ('webhooks')", name=op.f("ck_audits_name_known")),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "leases",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("until", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "limits",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("rpm", sa.BigInteger(), nullable=False),
+        sa.Column("until", sa.Double(), nullable=False),
+        sa.CheckConstraint("name IN ('tier', 'learned')", name=op.f("ck_limits_name_known")),
+        sa.CheckConstraint("rpm >= 1", name=op.f("ck_limits_rpm_positive")),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "outcomes",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("document", sa.LargeBinary(), nullable=False),
+        sa.Column("results", sa.Integer(), nullable=False),
+        sa.Column("failed_urls", sa.Integer(), nullable=False),
+        sa.Column("verified", sa.Boolean(), nullable=False),
+        sa.Column("discovered_by", sa.Text(), nullable=False),
+        sa.Column("requests", sa.Integer(), nullable=False),
+        sa.Column("ended_at", sa.Double(), nullable=True),
+        sa.Column("noticed_at", sa.Double(), nullable=False),
+        sa.Column("settled_at", sa.Double(), nullable=False),
+        sa.CheckConstraint("discovered_by IN ('webhook', 'poll', 'stream')", name=op.f("ck_outcomes_discovered_by_known")),
+        sa.CheckConstraint("status IN ('completed', 'failed', 'cancelled')", name=op.f("ck_outcomes_status_known")),
+        sa.CheckConstraint("failed_urls BETWEEN 0 AND results", name=op.f("ck_outcomes_failed_within_results")),
+        sa.CheckConstraint("generation >= 1", name=op.f("ck_outcomes_generation_positive")),
+        sa.PrimaryKeyConstraint("job_id", "generation"),
+    )
+    op.create_table(
+        "pauses",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("until", sa.Double(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "results",
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("page", sa.Integer(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("start", sa.BigInteger(), nullable=False),
+        sa.Column("length", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("position >= page AND page >= 0", name=op.f("ck_results_position_on_page")),
+        sa.CheckConstraint("start >= 0 AND length > 0", name=op.f("ck_results_slice_not_empty")),
+        sa.PrimaryKeyConstraint("job_id", "generation", "position"),
+    )
+    op.create_table(
+        "seen",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("first_at", sa.Double(), nullable=False),
+        sa.Column("hits", sa.Integer(), server_default="1", nullable=False),
+        sa.CheckConstraint("hits >= 1", name=op.f("ck_seen_hits_positive")),
+        sa.PrimaryKeyConstraint("key"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "submissions",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("idempotency_key", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("due_at", sa.Double(), nullable=True),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=True),
+        sa.Column("trouble", sa.Text(), nullable=True),
+        sa.Column("lease_owner", sa.Text(), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
+        sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
+        sa.CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name=op.f("ck_submissions_lease_is_whole")),
+        sa.CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name=op.f("ck_submissions_pending_is_due")),
+        sa.CheckConstraint("(state = 'sent') = (job_id IS NOT NULL)", name=op.f("ck_submissions_sent_has_a_job")),
+        sa.CheckConstraint("state IN ('pending', 'sent', 'refused', 'expired')", name=op.f("ck_submissions_state_known")),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("idempotency_key"),
+    )
+    op.create_index(
+        op.f("ix_submissions_due_at"),
+        "submissions",
+        ["due_at"],
+        unique=False,
+        sqlite_where=sa.text("due_at IS NOT NULL"),
+        postgresql_where=sa.text("due_at IS NOT NULL"),
+    )
+    op.create_table(
+        "tallies",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name"),
+    )

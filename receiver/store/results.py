@@ -1,0 +1,152 @@
+"""Results: each one's JSON exactly as it came, in compressed chunks, found again by position.
+
+A page's results are laid end to end, cut every `CHUNK` bytes and compressed, one transaction a chunk, so that a page of 50 MB never
+stalls a delivery. The page counts as stored once its rows are, in a last transaction: a crash before that leaves chunks that
+the next reading of the same page overwrites.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ColumnElement, delete, func, select, tuple_
+
+from receiver.core.hydration import Row
+from receiver.store.tables import chunks, outcomes, results
+from receiver.store.transaction import Transaction
+
+CHUNK = 512 * 1024
+"""Bytes of JSON in a chunk: a commit of one takes about as long as one of many deliveries."""
+_ROWS_SWEPT, _CHUNKS_SWEPT = 1000, 64
+"""Deleted in one transaction, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A result's row: where its JSON lies in its page's chunks, and what is known of it without reading that."""
+
+    position: int
+    page: int
+    url: str
+    error: str | None
+    digest: bytes
+    start: int
+    length: int
+
+
+def compress(data: bytes) -> bytes:
+    """A chunk as it is stored. Level 1: markdown shrinks to a third either way, and time is what is short."""
+    return zlib.compress(data, 1)
+
+
+def put_chunk(tx: Transaction, job_id: str, generation: int, page: int, number: int, data: bytes) -> None:
+    """Store one compressed chunk, over what a crash may have left there."""
+    key = {"job_id": job_id, "generation": generation, "page": page, "number": number}
+    statement = tx.insert(chunks).values(**key, data=data)
+    tx.execute(statement.on_conflict_do_update(index_elements=list(chunks.primary_key), set_={"data": data}))
+
+
+def put_rows(tx: Transaction, job_id: str, generation: int, rows: Sequence[Stored]) -> None:
+    """Store a page's rows: from now on it need not be asked for again."""
+    if rows:
+        tx.execute(
+            results.insert(),
+            [
+                {
+                    "job_id": job_id,
+                    "generation": generation,
+                    "position": row.position,
+                    "page": row.page,
+                    "url": row.url,
+                    "error": row.error,
+                    "digest": row.digest,
+                    "start": row.start,
+                    "length": row.length,
+                }
+                for row in rows
+            ],
+        )
+
+
+def read_rows(tx: Transaction, job_id: str, generation: int) -> list[tuple[int, Row]]:
+    """What is stored of a pass, as (page, row) in order."""
+    columns = (results.c.page, results.c.url, results.c.digest)
+    found = tx.execute(select(*columns).where(*_of(job_id, generation)).order_by(results.c.position))
+    return [(page, Row(url, bytes(digest))) for page, url, digest in found]
+
+
+def count(tx: Transaction, job_id: str, generation: int) -> tuple[int, int]:
+    """(results, those with an error)."""
+    statement = select(func.count(), func.count(results.c.error)).where(*_of(job_id, generation))
+    total, failed = tx.execute(statement).one()
+    return total, failed
+
+
+def drop_some(tx: Transaction, job_id: str, generation: int) -> bool:
+    """Delete a part of what a reading has stored, rows first; True while there is more. A transaction stays short.
+
+    A settled generation stays: its handlers and replays read it, whatever becomes of the job.
+    """
+    settled = select(outcomes.c.generation).where(outcomes.c.job_id == job_id, outcomes.c.generation == generation)
+    if tx.execute(settled).first() is not None:
+        return False
+    for table, most in ((results, _ROWS_SWEPT), (chunks, _CHUNKS_SWEPT)):
+        of = (table.c.job_id == job_id, table.c.generation == generation)
+        key = [column for column in table.primary_key if column.name not in {"job_id", "generation"}]
+        some = select(*key).where(*of).limit(most)
+        if tx.execute(delete(table).where(*of, tuple_(*key).in_(some))).rowcount == most:
+            return True
+    return False
+
+
+def read_slices(
+    tx: Transaction, job_id: str, generation: int, *, skip: int, limit: int, max_bytes: int | None = None
+) -> list[bytes]:
+    """The JSON of results `skip`…, at most `limit` and, after the first, at most `max_bytes` together."""
+    chosen = tx.execute(
+        select(results.c.page, results.c.start, results.c.length)
+        .where(*_of(job_id, generation), results.c.position >= skip)
+        .order_by(results.c.position)
+        .limit(limit)
+    ).all()
+    slices: list[bytes] = []
+    reader = _ChunkReader(tx, job_id, generation)
+    size = 0
+    for page, start, length in chosen:
+        size += length
+        if slices and max_bytes is not None and size > max_bytes:
+            break
+        slices.append(reader.read(page, start, length))
+    return slices
+
+
+class _ChunkReader:
+    """Reads slices in order, keeping the chunk at hand."""
+
+    def __init__(self, tx: Transaction, job_id: str, generation: int) -> None:
+        self._tx = tx
+        self._where = (chunks.c.job_id == job_id, chunks.c.generation == generation)
+        self._at: tuple[int, int] | None = None
+        self._data = b""
+
+    def read(self, page: int, start: int, length: int) -> bytes:
+        return b"".join(self._parts(page, start, length))
+
+    def _parts(self, page: int, start: int, length: int) -> Iterator[bytes]:
+        end = start + length
+        for number in range(start // CHUNK, (end - 1) // CHUNK + 1):
+            base = number * CHUNK
+            yield self._chunk(page, number)[max(start - base, 0) : end - base]
+
+    def _chunk(self, page: int, number: int) -> bytes:
+        if self._at != (page, number):
+            statement = select(chunks.c.data).where(*self._where, chunks.c.page == page, chunks.c.number == number)
+            self._data = zlib.decompress(self._tx.execute(statement).scalar_one())
+            self._at = (page, number)
+        return self._data
+
+
+def _of(job_id: str, generation: int) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    return (results.c.job_id == job_id, results.c.generation == generation)

@@ -1,0 +1,349 @@
+"""The tables, for SQLite and PostgreSQL alike. CHECK constraints refuse rows that cannot be.
+
+Times are Unix seconds as doubles. `*_at` columns that schedule (`due_at`, `lease_until`, `frees_at`) are on the database's clock
+(see `Transaction.now`); those that people read (`received_at`, `settled_at`, …) are on the same one, close enough to a wall clock.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.schema import SchemaItem
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column of type INTEGER.
+_RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+class _Foreign(TypeDecorator[str]):
+    """Words of Reader's, a hook's or a page's, to search and show by.
+
+    PostgreSQL's text takes no NUL, and neither database a lone surrogate. They are replaced: whoever sends them must not be able
+    to keep a row from being written.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        del dialect
+        return None if value is None else value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def _one_of(column: str, *values: str) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=f"{column}_known")
+
+
+def _lease() -> list[SchemaItem]:
+    """Who works on the row, until when; `fence` grows with each claim, and a write must carry the newest."""
+    return [
+        Column("lease_owner", Text),
+        Column("lease_until", Double),
+        Column("fence", BigInteger, nullable=False, server_default="0"),
+        CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name="lease_is_whole"),
+    ]
+
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("received_at", Double, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text),
+    Column("event", Text),
+    Column("job_id", Text),
+    Column("delivery_id", Text),
+    Column("signed_at", BigInteger),
+    Column("key", Text),
+    Column("body", LargeBinary, nullable=False),
+    _one_of("outcome", "accepted", "ignored", "quarantined"),
+    CheckConstraint("outcome <> 'accepted' OR job_id IS NOT NULL", name="accepted_names_a_job"),
+    CheckConstraint("(outcome = 'quarantined') = (reason IS NOT NULL)", name="quarantined_says_why"),
+)
+
+# Dedupe: a key is inserted or it is known. Kept for at least 24 h.
+seen = Table(
+    "seen",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("first_at", Double, nullable=False),
+    Column("hits", Integer, nullable=False, server_default="1"),
+    CheckConstraint("hits >= 1", name="hits_positive"),
+    sqlite_with_rowid=False,
+)
+
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("idempotency_key", Text, nullable=False, unique=True),
+    Column("body", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("job_id", Text),
+    Column("trouble", _Foreign),
+    *_lease(),
+    _one_of("state", "pending", "sent", "refused", "expired"),
+    CheckConstraint("(state = 'sent') = (job_id IS NOT NULL)", name="sent_has_a_job"),
+    CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_is_due"),
+    Index(None, "due_at", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    # Reader's word, as last seen.
+    Column("status", _Foreign, nullable=False, server_default="unknown"),
+    Column("completed", BigInteger, nullable=False, server_default="0"),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("document", LargeBinary),  # the job as Reader shows it, without its results
+    # How we know of it.
+    Column("source", Text, nullable=False),
+    Column("tracked_at", Double, nullable=False),
+    Column("submission_id", Text),
+    # Generations. `generation` is the newest opened, `settled_generation` the one readers see (0: none).
+    Column("generation", Integer, nullable=False, server_default="0"),
+    Column("settled_generation", Integer, nullable=False, server_default="0"),
+    Column("mark", Text),
+    Column("result_total", BigInteger),  # what the first page of the pass at hand said
+    Column("restarts", Integer, nullable=False, server_default="0"),
+    Column("requests", Integer, nullable=False, server_default="0"),
+    Column("page_limit", Integer, nullable=False, server_default="100"),
+    Column("noticed_at", Double),
+    Column("discovered_by", Text),
+    Column(
+        "told", Boolean, nullable=False, server_default=text("false")
+    ),  # a webhook told of the newest generation, even if late
+    # When to look.
+    Column("due_at", Double),
+    Column("expects_end", Boolean, nullable=False, server_default=text("false")),
+    Column("cue", Integer, nullable=False, server_default="0"),
+    Column("claimed_cue", Integer, nullable=False, server_default="0"),
+    Column("cued_by", Text),
+    Column("looked_at", Double),
+    Column("progressed_at", Double),
+    Column("heard", BigInteger),  # results gathered since that look, as the stream told
+    Column("stalls", Integer, nullable=False, server_default="0"),
+    Column("stalled", Boolean, nullable=False, server_default=text("false")),  # and that was told
+    Column("late_looks", Integer, nullable=False, server_default="0"),
+    Column("attempts", Integer, nullable=False, server_default="0"),  # in a row that brought no answer
+    Column("misses", Integer, nullable=False, server_default="0"),  # answers in a row that were of no use
+    Column("trouble", _Foreign),
+    # Retrying failed URLs by ourselves.
+    Column("retry", Text),  # how far the one of the settled generation has come
+    Column("retries", Integer, nullable=False, server_default="0"),  # that were wanted so far
+    Column("held", Boolean, nullable=False, server_default=text("false")),  # the settled generation's event, until the next one's
+    *_lease(),
+    _one_of("state", "watching", "hydrating", "settled", "parked"),
+    _one_of("source", "submit", "track", "webhook", "stream"),
+    CheckConstraint("discovered_by IN ('webhook', 'poll', 'stream')", name="discovered_by_known"),
+    CheckConstraint("settled_generation BETWEEN 0 AND generation", name="settled_is_opened"),
+    CheckConstraint(
+        "state <> 'hydrating' OR (generation > settled_generation AND mark IS NOT NULL)",
+        name="hydrating_has_a_generation",
+    ),
+    CheckConstraint("state <> 'settled' OR (generation >= 1 AND settled_generation = generation)", name="settled_is_newest"),
+    CheckConstraint("state IN ('settled', 'parked') OR due_at IS NOT NULL", name="unsettled_is_due"),
+    CheckConstraint("page_limit BETWEEN 1 AND 100", name="page_limit_in_range"),
+    _one_of("retry", "due", "asked", "refused"),
+    CheckConstraint("retry IS NULL OR (state = 'settled' AND due_at IS NOT NULL)", name="retry_is_due"),
+    # Nothing is held back for good: somebody will look at the job, to retry it or to see its next end.
+    CheckConstraint(
+        "NOT held OR (settled_generation >= 1 AND due_at IS NOT NULL AND (state <> 'settled' OR retry IS NOT NULL))",
+        name="held_is_due",
+    ),
+    Index(None, "due_at", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
+    Index(None, "tracked_at"),
+    # The schedule asks at every turn how many are watched, and how the last ones ended.
+    Index(None, "state"),
+    Index(None, "noticed_at"),
+)
+
+# One row a result; its JSON is `length` bytes from `start` in its page's chunks laid end to end.
+results = Table(
+    "results",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("page", Integer, nullable=False),
+    Column("url", _Foreign, nullable=False),
+    Column("error", _Foreign),
+    Column("digest", LargeBinary, nullable=False),
+    Column("start", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    CheckConstraint("position >= page AND page >= 0", name="position_on_page"),
+    CheckConstraint("start >= 0 AND length > 0", name="slice_not_empty"),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("page", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    CheckConstraint("length(data) <= 1048576", name="at_most_a_mebibyte"),
+)
+
+# One row a settled generation. It stays as a tombstone when its results are pruned.
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("generation", Integer, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("results", Integer, nullable=False),
+    Column("failed_urls", Integer, nullable=False),
+    Column("verified", Boolean, nullable=False),
+    Column("discovered_by", Text, nullable=False),
+    Column("requests", Integer, nullable=False),
+    Column("ended_at", Double),
+    Column("noticed_at", Double, nullable=False),
+    Column("settled_at", Double, nullable=False),
+    _one_of("status", "completed", "failed", "cancelled"),
+    _one_of("discovered_by", "webhook", "poll", "stream"),
+    CheckConstraint("failed_urls BETWEEN 0 AND results", name="failed_within_results"),
+    CheckConstraint("generation >= 1", name="generation_positive"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("job_id", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("stall", Integer, nullable=False, server_default="0"),  # which one of the job; 0: it is an end
+    _one_of("type", "job.completed", "job.failed", "job.cancelled", "job.stalled"),
+    CheckConstraint("(type = 'job.stalled') = (stall > 0)", name="stalled_says_which"),
+    # However often a generation is settled, it ends once.
+    UniqueConstraint("job_id", "generation", "stall"),
+    Index(None, "created_at"),
+)
+
+# The hooks some process has declared: events fan out to these, whoever settles the job.
+hooks = Table(
+    "hooks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("events", Text, nullable=False),  # JSON list of event types
+    Column("declared_at", Double, nullable=False),
+    Column("retired", Boolean, nullable=False, server_default=text("false")),
+    _one_of("kind", "python", "http"),
+)
+
+hook_deliveries = Table(
+    "hook_deliveries",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("hook", Text, primary_key=True),
+    Column("job_id", Text, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double),
+    Column("delivered_at", Double),
+    Column("last_status", Integer),
+    Column("last_error", _Foreign),
+    *_lease(),
+    _one_of("state", "pending", "delivered", "dead"),
+    CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_is_due"),
+    CheckConstraint("(state = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_says_when"),
+    Index(None, "due_at", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
+    Index(None, "job_id"),
+)
+
+# The sliding window of requests to Reader: a slot is taken until `frees_at`.
+grants = Table(
+    "grants",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("purpose", Text, nullable=False),
+    Column("granted_at", Double, nullable=False),
+    Column("frees_at", Double, nullable=False),
+    _one_of("purpose", "hydrate", "command", "probe", "audit"),
+    Index(None, "frees_at"),
+)
+
+# Counts of requests by what they turned out to be for: kept when the grants are swept.
+tallies = Table(
+    "tallies",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+
+# What one process does for all: it has the lead until then.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("until", Double, nullable=False),
+)
+
+# One row: the last audit of our webhook at Reader.
+audits = Table(
+    "audits",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("claimed_at", Double, nullable=False),
+    Column("at", Double),
+    Column("attempts", BigInteger, nullable=False, server_default="0"),
+    Column("failed", BigInteger, nullable=False, server_default="0"),
+    _one_of("name", "webhooks"),
+)
+
+# Why nobody may ask Reader anything for now.
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("until", Double, nullable=False),
+    Column("reason", _Foreign, nullable=False),
+)
+
+# How many requests a minute Reader allows: what the tier says, what a 429 has taught.
+limits = Table(
+    "limits",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("rpm", BigInteger, nullable=False),
+    Column("until", Double, nullable=False),
+    _one_of("name", "tier", "learned"),
+    CheckConstraint("rpm >= 1", name="rpm_positive"),
+)
