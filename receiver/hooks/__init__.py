@@ -1,0 +1,1 @@
+"""What fires downstream: Python handlers, and URLs."""
