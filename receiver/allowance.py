@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,8 +23,19 @@ COMMAND_PATIENCE = 90.0
 _LEARNED_FOR = 3600.0
 
 
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request that waits for its turn, and for how long it may run."""
+
+    lasts: float
+    grant: budget.Granted | None = None
+
+
 class SharedAllowance:
-    """`rpm`: the configured limit, None to go by the workspace's tier. `share`: the part of it that is ours."""
+    """`rpm`: the configured limit, None to go by the workspace's tier. `share`: the part of it that is ours.
+
+    Requests that wait at the same moment share a transaction, as those do that end: a page costs less than two commits then.
+    """
 
     def __init__(self, database: Database, clock: Clock, *, rpm: int | None, share: float) -> None:
         self._database = database
@@ -31,25 +44,51 @@ class SharedAllowance:
         self._share = share
         # First come, first served: pages asked for at once are granted in their order, so none is fetched that a later denial of
         # an earlier one makes useless.
-        self._queues: dict[budget.Purpose, asyncio.Lock] = {purpose: asyncio.Lock() for purpose in budget.SHARES}
+        self._waiting: dict[budget.Purpose, deque[_Waiting]] = {purpose: deque() for purpose in budget.SHARES}
+        self._granting: dict[budget.Purpose, asyncio.Lock] = {purpose: asyncio.Lock() for purpose in budget.SHARES}
+        self._ended: list[tuple[budget.Granted, str]] = []
+        self._releasing = asyncio.Lock()
 
     async def acquire(self, purpose: budget.Purpose, *, lasts: float) -> budget.Granted:
         """Raises `ReaderPausedError`, saying for how long, if there is no turn soon enough."""
         until = self._clock.monotonic() + (COMMAND_PATIENCE if purpose == "command" else PATIENCE)
-        async with self._queues[purpose]:
-            return await self._acquire(purpose, lasts=lasts, until=until)
+        mine, waiting = _Waiting(lasts), self._waiting[purpose]
+        waiting.append(mine)
+        try:
+            async with self._granting[purpose]:
+                while mine.grant is None:
+                    denied = await self._grant(purpose, waiting)
+                    if mine in waiting and denied is not None:
+                        if self._clock.monotonic() + denied.wait > until:
+                            reason = denied.paused or "the request budget of this minute is used up"
+                            raise ReaderPausedError(reason, retry_after=denied.wait)
+                        await self._clock.sleep(max(denied.wait, 0.01))
+            return mine.grant
+        finally:
+            if mine in waiting:
+                waiting.remove(mine)
 
-    async def _acquire(self, purpose: budget.Purpose, *, lasts: float, until: float) -> budget.Granted:
-        while True:
-            answer = await self._database.write(
-                lambda tx: budget.acquire(tx, purpose, rpm=self._rpm, share=self._share, lasts=lasts)
-            )
-            if isinstance(answer, budget.Granted):
+    async def _grant(self, purpose: budget.Purpose, waiting: deque[_Waiting]) -> budget.Denied | None:
+        """Grant as many of those who wait as the budget allows, in their order; what the next one was told."""
+        asked = list(waiting)
+
+        def work(tx: Transaction) -> list[budget.Granted | budget.Denied]:
+            answers: list[budget.Granted | budget.Denied] = []
+            for one in asked:
+                answers.append(budget.acquire(tx, purpose, rpm=self._rpm, share=self._share, lasts=one.lasts))
+                if isinstance(answers[-1], budget.Denied):
+                    break
+            return answers
+
+        for one, answer in zip(asked, await self._database.write(work), strict=False):
+            if isinstance(answer, budget.Denied):
                 return answer
-            if self._clock.monotonic() + answer.wait > until:
-                reason = answer.paused or "the request budget of this minute is used up"
-                raise ReaderPausedError(reason, retry_after=answer.wait)
-            await self._clock.sleep(max(answer.wait, 0.01))
+            if one in waiting:
+                one.grant = answer
+                waiting.remove(one)
+            else:  # it was broken off meanwhile
+                await self.give_back(answer)
+        return None
 
     def per_minute(self, tx: Transaction) -> float:
         """Requests a minute that are ours."""
@@ -61,7 +100,11 @@ class SharedAllowance:
 
     async def release(self, grant: budget.Granted, *, tally: str) -> None:
         """Free the slot a window from now."""
-        await self._database.write(lambda tx: budget.release(tx, grant, tally=tally))
+        self._ended.append((grant, tally))
+        async with self._releasing:
+            ended, self._ended = self._ended, []
+            if ended:
+                await self._database.write(lambda tx: _release(tx, ended))
 
     async def pause(self, name: str, *, seconds: float, reason: str) -> None:
         """Hold every replica back. Said once for as long as the trouble lasts, however many meet it."""
@@ -71,3 +114,8 @@ class SharedAllowance:
     async def learn_limit(self, rpm: int) -> None:
         """Believe it for an hour."""
         await self._database.write(lambda tx: budget.learn(tx, "learned", rpm=rpm, seconds=_LEARNED_FOR))
+
+
+def _release(tx: Transaction, ended: list[tuple[budget.Granted, str]]) -> None:
+    for grant, tally in ended:
+        budget.release(tx, grant, tally=tally)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -55,7 +56,7 @@ log = structlog.get_logger("receiver.reconciler")
 
 PATIENT, PATIENCE = 3, 30.0
 """How often, and for how many seconds at a time, a page is waited for while later ones of its job are held in memory."""
-COMMIT_BYTES = 1 << 19
+COMMIT_BYTES = 1 << 20
 """Bytes of results, compressed, in one transaction."""
 AHEAD = 8
 """Pages of one job asked for at once, at most."""
@@ -142,6 +143,8 @@ class _Turn:
         self._stalled_after = service._stalled_after  # noqa: SLF001
         self._retrying = service._retrying  # noqa: SLF001
         self._job = job
+        self._tallied = job.requests
+        """Of the requests that hydrated, how many are written down."""
         self._cued = job.cued_by is not None
         self._reading: Reading | None = None
         self._skip = 0
@@ -195,7 +198,7 @@ class _Turn:
         except ReaderTooLargeError:
             if limit == 1:
                 raise
-            self._job = await self._save(page_limit=max(1, limit // 2))
+            await self._save(page_limit=max(1, limit // 2))
             return False
         told = look.head.job
         seen = compare(self._job.mark, told.terminal, _mark(look.head))
@@ -219,7 +222,7 @@ class _Turn:
         if mere_probe or look.page.skip != self._reading.count:
             self._skip = self._reading.count  # it told of the end; the reading begins with the next request
             return False
-        await self._count_hydrating()
+        self._job = replace(self._job, requests=self._job.requests + 1)
         return await self._follow(self._reading.add(look.page), look)
 
     async def _follow(self, step: Step, look: _Look | None) -> bool:
@@ -232,15 +235,12 @@ class _Turn:
             log.warning("reading_again", reason=step.reason)
             await self._begin_again(restarts=self._job.restarts + 1)
             return False
-        if look is not None:
-            if isinstance(step, Ask):
-                self._look_ahead(step, look)
-            await self._store_chunks(look.packed)
         if isinstance(step, Whole):
             await self._settle(look, verified=step.verified)
             return True
         if look is not None:
-            await self._store_rows(look)
+            self._look_ahead(step, look)
+            await self._store(look)
         self._skip = step.skip
         return False
 
@@ -338,40 +338,44 @@ class _Turn:
             jobs.save(tx, job, **changes)
             return replace(job, **changes)
 
-        self._job = await self._database.write(work)
+        self._job, self._tallied = await self._database.write(work), 0
         log.info("job_ended", status=head.job.status, generation=self._job.generation, discovered_by=by)
 
-    async def _store_chunks(self, packed: PagePacker) -> None:
-        """Some of them in each transaction: a commit has its price, and a long one would keep acknowledgements waiting."""
+    async def _store(self, look: _Look) -> None:
+        """The page: its rows go with the last of its chunks, and from then on it need not be asked for again."""
+        last = await self._store_chunks(look.packed)
+        job, rows = self._job, look.packed.rows
+
+        def also(tx: Transaction) -> None:
+            last(tx)
+            results.put_rows(tx, job.id, job.generation, rows)
+
+        await self._save(also, result_total=look.page.total, page_limit=self._next_limit(look), attempts=0)
+
+    async def _store_chunks(self, packed: PagePacker) -> Callable[[Transaction], None]:
+        """Some in each transaction: a commit has its price, and a long one would keep acknowledgements waiting.
+
+        Returns what stores those that are left for the next one.
+        """
         job, left = self._job, list(enumerate(packed.chunks))
-        while left:
-            group = [left.pop(0)]
-            while left and sum(len(data) for _, data in group) + len(left[0][1]) <= COMMIT_BYTES:
-                group.append(left.pop(0))
-
-            def work(tx: Transaction, group: list[tuple[int, bytes]] = group) -> None:
-                jobs.hold(tx, job, lease=LEASE)
-                for number, data in group:
-                    results.put_chunk(tx, job.id, job.generation, packed.skip, number, data)
-
-            await self._database.write(work)
-
-    async def _store_rows(self, look: _Look) -> None:
-        job = self._job
-        changes: dict[str, Any] = {"result_total": look.page.total, "page_limit": self._next_limit(look), "attempts": 0}
-
-        def work(tx: Transaction) -> None:
-            jobs.save(tx, job, lease_until=tx.now + LEASE, **changes)
-            results.put_rows(tx, job.id, job.generation, look.packed.rows)
-
-        await self._database.write(work)
-        self._job = replace(job, **changes)
+        while True:
+            group = left[:1]
+            while len(group) < len(left) and sum(len(data) for _, data in left[: len(group) + 1]) <= COMMIT_BYTES:
+                group.append(left[len(group)])
+            del left[: len(group)]
+            store = partial(results.put_chunks, job_id=job.id, generation=job.generation, page=packed.skip, numbered=group)
+            if not left:
+                return store
+            await self._save(store)
 
     async def _settle(self, look: _Look | None, *, verified: bool) -> None:
-        job = self._job
+        last = await self._store_chunks(look.packed) if look is not None else None
+        job, untallied = self._job, self._job.requests - self._tallied
 
         def work(tx: Transaction) -> tuple[outbox.Event, bool]:
-            if look is not None:
+            budget.count(tx, "hydrate", untallied)
+            if look is not None and last is not None:
+                last(tx)
                 results.put_rows(tx, job.id, job.generation, look.packed.rows)
             total, failed = results.count(tx, job.id, job.generation)
             assert job.document is not None
@@ -428,14 +432,15 @@ class _Turn:
 
     async def _ask_for_retry(self) -> bool:
         """As `_retry`. If no answer comes, it stays written down that it was asked for."""
-        self._job = job = await self._save(retry=Retry.ASKED)
+        await self._save(retry=Retry.ASKED)
+        job = self._job
         try:
             await self._reader.retry(job.id, purpose="probe")
         except ReaderPausedError:
-            self._job = await self._save(retry=Retry.DUE)  # nobody may ask for anything: it was not done
+            await self._save(retry=Retry.DUE)  # nobody may ask for anything: it was not done
             raise
         except ReaderRefusedError as error:
-            self._job = await self._save(retry=Retry.REFUSED, trouble=str(error))
+            await self._save(retry=Retry.REFUSED, trouble=str(error))
             return False
 
         def work(tx: Transaction) -> None:
@@ -574,10 +579,11 @@ class _Turn:
     def _backoff(self, tried: int) -> float:
         return backoff(tried, base=2.0, cap=600.0, chance=self._clock.chance())
 
-    async def _begin_again(self, **changes: int) -> None:
+    async def _begin_again(self, **changes: Any) -> None:
         """Throw away what is stored of the reading: void first, so that no crash leaves half of it to go on with; then deleted."""
         self._reading, self._skip = None, 0
-        self._job = job = await self._save(result_total=None, **changes)
+        await self._save(result_total=None, **changes)
+        job = self._job
 
         def work(tx: Transaction) -> bool:
             jobs.hold(tx, job, lease=LEASE)
@@ -586,21 +592,21 @@ class _Turn:
         while await self._database.write(work):
             pass
 
-    async def _save(self, **changes: Any) -> jobs.Job:
-        job = self._job
-        await self._database.write(lambda tx: jobs.save(tx, job, **changes))
-        return replace(job, **changes)
+    async def _save(self, also: Callable[[Transaction], None] | None = None, **changes: Any) -> None:
+        """Write `changes` and what hydrating has cost so far, and do `also`, in one transaction. Raises `LeaseLostError`.
 
-    async def _count_hydrating(self) -> None:
-        """Requests are tallied as they leave; which of them hydrated is known only now."""
-        job = self._job
+        Requests are tallied as they leave; which of them hydrated is known only when their page has come.
+        """
+        job, untallied = self._job, self._job.requests - self._tallied
 
         def work(tx: Transaction) -> None:
-            jobs.save(tx, job, requests=job.requests + 1)
-            budget.count(tx, "hydrate")
+            jobs.save(tx, job, requests=job.requests, **changes)
+            budget.count(tx, "hydrate", untallied)
+            if also is not None:
+                also(tx)
 
         await self._database.write(work)
-        self._job = replace(job, requests=job.requests + 1)
+        self._job, self._tallied = replace(job, **changes), job.requests
 
 
 def _seen(head: Head) -> dict[str, Any]:

@@ -18,12 +18,15 @@ from receiver.errors import ReaderUnavailableError
 from receiver.reader.shapes import Job, Pagination
 
 _STRUCTURE: Final = re.compile(rb'[{}\[\],:"]')
+_NESTED: Final = re.compile(rb'[{}\[\]"]')
+"""All that matters within a result."""
 # In a JSON text, each escape: two halves of a character, half a one (a group of its own), any other.
 _ESCAPE: Final = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
 )
 _OPEN, _CLOSE = b"{[", b"}]"
 _BACKSLASH: Final = 0x5C
+_QUOTE: Final = 0x22
 _DEEPEST: Final = 500
 """Nested brackets: half of what Python's parsers go down to, so that whoever reads a result later has room. Millions of them
 would also cost as many list entries here."""
@@ -88,12 +91,17 @@ class PageCutter:
                 if not self._in_results and self._stack and self._stack[-1] == 0x7B:
                     self._keys[-1] = self._pending_key(end)
                 self._string_from, self._at = -1, end + 1
-            match = _STRUCTURE.search(self._buffer, self._at)
+            marks = _NESTED if self._in_results and len(self._stack) > 3 else _STRUCTURE
+            match = marks.search(self._buffer, self._at)
             if match is None:
                 self._at = len(self._buffer)
                 break
-            mark, start, self._at = match[0], match.start(), match.end()
-            self._step(mark, start, found)
+            start = match.start()
+            self._at = start + 1
+            if self._buffer[start] == _QUOTE:
+                self._string_from = start
+            else:
+                self._step(match[0], start, found)
         # Cut off what is done with, but only here: once per piece.
         if not self._in_results:
             self._envelope += self._buffer[self._from : self._at if self._string_from < 0 else self._string_from]
@@ -144,9 +152,7 @@ class PageCutter:
         return bytes(self._buffer[self._string_from + 1 : end])
 
     def _step(self, mark: bytes, at: int, found: list[bytes]) -> None:
-        if mark == b'"':
-            self._string_from = at
-        elif mark in _OPEN:
+        if mark in _OPEN:
             self._open(mark, at)
         elif mark in _CLOSE:
             if not self._stack or self._stack[-1] != (0x7B if mark == b"}" else 0x5B):

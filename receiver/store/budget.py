@@ -7,12 +7,12 @@ arrives, which is somewhere between its grant and its answer's headers; so a slo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import bindparam, delete, func, select, text, update
 
 from receiver.store.tables import grants, limits, pauses, tallies
-from receiver.store.transaction import Transaction
+from receiver.store.transaction import Transaction, per_dialect
 
 Purpose = Literal["hydrate", "command", "probe", "audit"]
 
@@ -45,19 +45,27 @@ def acquire(tx: Transaction, purpose: Purpose, *, rpm: int | None, share: float,
     if tx.is_postgresql:
         # Counting and inserting must be one step between replicas. Transaction-scoped, so it works behind a pooler.
         tx.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-    pause = tx.execute(
-        select(pauses.c.until, pauses.c.reason).where(pauses.c.until > tx.now).order_by(pauses.c.until.desc()).limit(1)
-    ).first()
+    now = {"now": tx.now}
+    pause = tx.execute(_PAUSE, now).first()
     if pause is not None:
         return Denied(pause.until - tx.now, pause.reason)
-    tx.execute(delete(grants).where(grants.c.frees_at <= tx.now))
+    tx.execute(_FREE, now)
     budget = max(1, int(allowed(tx, rpm) * share * SHARES[purpose]))
-    used = tx.execute(select(func.count()).select_from(grants)).scalar_one()
+    used = tx.execute(_USED).scalar_one()
     if used >= budget:
         frees = select(grants.c.frees_at).order_by(grants.c.frees_at).offset(used - budget).limit(1)
         return Denied(tx.execute(frees).scalar_one() - tx.now, None)
     values = {"purpose": purpose, "granted_at": tx.now, "frees_at": tx.now + lasts + WINDOW}
-    return Granted(tx.execute(grants.insert().values(**values).returning(grants.c.id)).scalar_one())
+    return Granted(tx.execute(_GRANT, values).scalar_one())
+
+
+# Built once: this runs for every request, and building them costs more than running them.
+_PAUSE = select(pauses.c.until, pauses.c.reason).where(pauses.c.until > bindparam("now")).order_by(pauses.c.until.desc()).limit(1)
+_FREE = delete(grants).where(grants.c.frees_at <= bindparam("now"))
+_USED = select(func.count()).select_from(grants)
+_GRANT = grants.insert().returning(grants.c.id)
+_LIMITS = select(limits.c.name, limits.c.rpm, limits.c.until)
+_RELEASE = update(grants).where(grants.c.id == bindparam("grant")).values(frees_at=bindparam("at"))
 
 
 def give_back(tx: Transaction, granted: Granted) -> None:
@@ -67,14 +75,21 @@ def give_back(tx: Transaction, granted: Granted) -> None:
 
 def release(tx: Transaction, granted: Granted, *, tally: str) -> None:
     """The answer's headers came, or the request failed: the slot is free a window from now. Counts it as `tally`."""
-    tx.execute(update(grants).where(grants.c.id == granted.id).values(frees_at=tx.now + WINDOW))
+    tx.execute(_RELEASE, {"grant": granted.id, "at": tx.now + WINDOW})
     count(tx, tally)
 
 
-def count(tx: Transaction, name: str) -> None:
-    """Add one to a tally."""
-    statement = tx.insert(tallies).values(name=name, count=1)
-    tx.execute(statement.on_conflict_do_update(index_elements=[tallies.c.name], set_={"count": tallies.c.count + 1}))
+def count(tx: Transaction, name: str, number: int = 1) -> None:
+    """Add to a tally."""
+    if number:
+        tx.execute(_count(tx), {"name": name, "count": number})
+
+
+@per_dialect
+def _count(insert: Any) -> Any:
+    statement = insert(tallies)
+    added = {"count": tallies.c.count + statement.excluded.count}
+    return statement.on_conflict_do_update(index_elements=[tallies.c.name], set_=added)
 
 
 def counts(tx: Transaction) -> dict[str, int]:
@@ -113,7 +128,7 @@ def knows_tier(tx: Transaction) -> bool:
 
 def allowed(tx: Transaction, rpm: int | None) -> int:
     """Requests a minute the workspace has: as configured or by its tier, and no more than a 429 has taught lately."""
-    known = {name: (number, until) for name, number, until in tx.execute(select(limits.c.name, limits.c.rpm, limits.c.until))}
+    known = {name: (number, until) for name, number, until in tx.execute(_LIMITS)}
     # A tier once told is a better guess than the lowest one, even when it is due to be asked for again.
     base = rpm or known.get("tier", (10, 0.0))[0]
     learned, until = known.get("learned", (base, 0.0))

@@ -7,15 +7,16 @@ the next reading of the same page overwrites.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import zstandard
 from sqlalchemy import ColumnElement, delete, func, select, tuple_
 
 from receiver.core.hydration import Row
 from receiver.store.tables import chunks, outcomes, results
-from receiver.store.transaction import Transaction
+from receiver.store.transaction import Transaction, per_dialect
 
 CHUNK = 512 * 1024
 """Bytes of JSON in a chunk: a commit of one takes about as long as one of many deliveries."""
@@ -37,37 +38,28 @@ class Stored:
 
 
 def compress(data: bytes) -> bytes:
-    """A chunk as it is stored. Level 1: markdown shrinks to a third either way, and time is what is short."""
-    return zlib.compress(data, 1)
+    """A chunk as it is stored: a Zstandard frame. Level 1: markdown shrinks to a third, and time is what is short."""
+    return zstandard.compress(data, level=1)
 
 
-def put_chunk(tx: Transaction, job_id: str, generation: int, page: int, number: int, data: bytes) -> None:
-    """Store one compressed chunk, over what a crash may have left there."""
-    key = {"job_id": job_id, "generation": generation, "page": page, "number": number}
-    statement = tx.insert(chunks).values(**key, data=data)
-    tx.execute(statement.on_conflict_do_update(index_elements=list(chunks.primary_key), set_={"data": data}))
+def put_chunks(tx: Transaction, job_id: str, generation: int, page: int, numbered: Sequence[tuple[int, bytes]]) -> None:
+    """Store compressed chunks with their numbers in the page, over what a crash may have left there."""
+    if numbered:
+        of = {"job_id": job_id, "generation": generation, "page": page}
+        tx.execute(_put_chunk(tx), [of | {"number": number, "data": data} for number, data in numbered])
+
+
+@per_dialect
+def _put_chunk(insert: Any) -> Any:
+    statement = insert(chunks)
+    return statement.on_conflict_do_update(index_elements=list(chunks.primary_key), set_={"data": statement.excluded.data})
 
 
 def put_rows(tx: Transaction, job_id: str, generation: int, rows: Sequence[Stored]) -> None:
     """Store a page's rows: from now on it need not be asked for again."""
     if rows:
-        tx.execute(
-            results.insert(),
-            [
-                {
-                    "job_id": job_id,
-                    "generation": generation,
-                    "position": row.position,
-                    "page": row.page,
-                    "url": row.url,
-                    "error": row.error,
-                    "digest": row.digest,
-                    "start": row.start,
-                    "length": row.length,
-                }
-                for row in rows
-            ],
-        )
+        of = {"job_id": job_id, "generation": generation}
+        tx.execute(results.insert(), [of | {name: getattr(row, name) for name in Stored.__slots__} for row in rows])
 
 
 def read_rows(tx: Transaction, job_id: str, generation: int) -> list[tuple[int, Row]]:
@@ -143,7 +135,7 @@ class _ChunkReader:
     def _chunk(self, page: int, number: int) -> bytes:
         if self._at != (page, number):
             statement = select(chunks.c.data).where(*self._where, chunks.c.page == page, chunks.c.number == number)
-            self._data = zlib.decompress(self._tx.execute(statement).scalar_one())
+            self._data = zstandard.decompress(self._tx.execute(statement).scalar_one())
             self._at = (page, number)
         return self._data
 

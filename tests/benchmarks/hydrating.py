@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvloop
 from reader_py import ReaderClient
 
 from receiver import Receiver, Settings
@@ -61,7 +62,8 @@ def ours(url: str, key: str, job: str) -> Run:
                 seconds, grown = _CLOCK.monotonic() - began, _memory("VmHWM") - base
                 return Run(seconds, grown, [1 async for _ in receiver.results(job)].count(1))
 
-    return asyncio.run(read())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # as `receiver serve` does
+        return runner.run(read())
 
 
 CONTENDERS = {"official": official, "ours": ours}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
 
@@ -31,7 +30,7 @@ def put_page(
     data = b"".join(contents)
     for number in range(-(-len(data) // cut)):
         piece = results.compress(data[number * cut : (number + 1) * cut])
-        store.write(results.put_chunk, job_id, generation, page, number, piece)
+        store.write(results.put_chunks, job_id, generation, page, [(number, piece)])
     rows, start = [], 0
     for position, content in enumerate(contents, page):
         digest = blake2b(content, digest_size=16).digest()
@@ -78,7 +77,7 @@ def test_the_packers_chunks_are_what_the_store_reads(store: Store) -> None:
 
     store.run(pack())
     for number, data in enumerate(packed.chunks):
-        store.write(results.put_chunk, "job_1", 1, 0, number, data)
+        store.write(results.put_chunks, "job_1", 1, 0, [(number, data)])
     store.write(results.put_rows, "job_1", 1, packed.rows)
     assert len(packed.chunks) > 10
     assert everything(store) == contents
@@ -134,7 +133,7 @@ def test_what_is_stored_of_a_pass_is_read_in_order(store: Store) -> None:
 def test_chunks_that_a_crash_left_are_overwritten(store: Store) -> None:
     """A page without rows was not stored; the next reading may bring other bytes, and fewer."""
     for number in range(4):
-        store.write(results.put_chunk, "job_1", 1, 0, number, results.compress(noise(CHUNK)))
+        store.write(results.put_chunks, "job_1", 1, 0, [(number, results.compress(noise(CHUNK)))])
     assert everything(store) == []
     contents = [noise(CHUNK), noise(10)]
     put_page(store, 0, contents)
@@ -201,7 +200,8 @@ def test_any_cut_reads_back(sqlite_slices: Store, sizes: list[list[int]], skip: 
         for page in contents:
             data = b"".join(page)
             for number in range(-(-len(data) // _CUT)):
-                results.put_chunk(tx, "job_1", 1, page_at, number, zlib.compress(data[number * _CUT : (number + 1) * _CUT]))
+                piece = results.compress(data[number * _CUT : (number + 1) * _CUT])
+                results.put_chunks(tx, "job_1", 1, page_at, [(number, piece)])
             starts = [sum(map(len, page[:n])) for n in range(len(page))]
             rows = [Stored(page_at + n, page_at, "", None, b"", starts[n], len(content)) for n, content in enumerate(page)]
             results.put_rows(tx, "job_1", 1, rows)

@@ -25,7 +25,7 @@ def database(tmp_path: Path, clock: FakeClock) -> Iterator[Database]:
 
 
 def store(tx: Transaction, generation: int) -> None:
-    results.put_chunk(tx, "job_1", generation, 0, 0, results.compress(b'{"url":"a"}'))
+    results.put_chunks(tx, "job_1", generation, 0, [(0, results.compress(b'{"url":"a"}'))])
     row = results.Stored(position=0, page=0, url="a", error=None, digest=sha256(b"a").digest(), start=0, length=11)
     results.put_rows(tx, "job_1", generation, [row])
 
