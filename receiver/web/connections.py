@@ -3,17 +3,18 @@
 * An offer to upgrade (to HTTP/2, to a websocket) is ignored, as RFC 9110, 7.8 has it: some HTTP clients make one with their every
   first request. With httptools, uvicorn shows the app an empty body then, and no genuine delivery would be.
 * A client that has sent its request and shut its side of the connection is answered; uvicorn hangs up on it.
+* A client that keeps us waiting for its request is hung up on; uvicorn waits for ever, unless the connection is idle after an answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-class _HalfClosed:
+class HalfClosed:
     """Answers a request that is here whole before it closes."""
 
     cycle: Any
@@ -25,47 +26,81 @@ class _HalfClosed:
         return True
 
 
-class H11(_HalfClosed, H11Protocol):  # type: ignore[misc]  # theirs returns None
+class Bounded:
+    """Waits for a request, from its first byte to its last, only so long: neither idling nor dripping holds a connection.
+
+    Only the client's time counts. While an answer is made or read, however long that takes, nothing is awaited of it.
+
+    One timer for each connection, never moved: it looks how things stand when it rings. So a request costs no more than the note of
+    when its answer ended.
+    """
+
+    patience: ClassVar[float] = 8.0
+    """Seconds, from the connection's start or the last answer's end. Nobody is to hold a connection for more than ten."""
+
+    cycle: Any
+    flow: Any
+    loop: asyncio.AbstractEventLoop
+    server_state: Any
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)  # type: ignore[misc]  # theirs, as in the methods below
+        self._awaited_since = self.loop.time()
+        self._timer = self.loop.call_later(self.patience, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)  # type: ignore[misc]
+
+    def on_response_complete(self) -> None:
+        self._awaited_since = self.loop.time()
+        super().on_response_complete()  # type: ignore[misc]
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return  # it is gone once its client has read what was written
+        now = self.loop.time()
+        if not self._is_awaited():
+            self._awaited_since = now  # if it is its turn before we look again, it has had no time of its own yet
+        left = self._awaited_since + self.patience - now
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._look)
+        else:
+            self._give_up()
+
+    def _is_awaited(self) -> bool:
+        """Whether it is the client's turn: to begin a request, or to go on with one that we are ready to read."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return True
+        return bool(cycle.more_body) and not cycle.response_started and not self.flow.read_paused
+
+    def _give_up(self) -> None:
+        if self._has_begun() or (self.cycle is not None and not self.cycle.response_complete):
+            lines = [b"HTTP/1.1 408 Request Timeout", *(b"%b: %b" % header for header in self.server_state.default_headers)]
+            self.transport.write(b"\r\n".join([*lines, _TIMED_OUT]))
+        self.transport.close()
+
+    def _has_begun(self) -> bool:
+        """Whether a part of a request's head is here."""
+        raise NotImplementedError
+
+
+_TIMED_OUT = b'content-type: application/json\r\ncontent-length: 20\r\nconnection: close\r\n\r\n{"error": "timeout"}'
+
+
+class H11(HalfClosed, Bounded, H11Protocol):  # type: ignore[misc]  # theirs returns None
     """The parser in Python. It ignores an offer by itself."""
+
+    def _has_begun(self) -> bool:
+        return self.conn.trailing_data[0] != b""
 
 
 def http_protocol() -> type[asyncio.Protocol]:
     """The quicker of the two, where it is installed."""
     try:
-        import httptools  # noqa: PLC0415 - it is there or not
-        from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol  # noqa: PLC0415
+        from receiver.web.connections_httptools import HttpTools  # noqa: PLC0415 - httptools is there or not
     except ImportError:
         return H11
-
-    class HttpTools(_HalfClosed, HttpToolsProtocol):  # type: ignore[misc]  # theirs returns None
-        """The parser in C. It stops behind the head of a request with an offer: that head is read again, without it."""
-
-        def data_received(self, data: bytes) -> None:
-            self._unset_keepalive_if_required()
-            try:
-                while data:
-                    data = self._feed(data)
-            except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
-
-        def _feed(self, data: bytes) -> bytes:
-            """What is left to feed."""
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                if not self._should_upgrade():
-                    self.cycle.keep_alive = False  # a tunnel, which the app is about to refuse
-                    return b""
-                version = self.parser.get_http_version().encode()
-                head = [b"%b %b HTTP/%b" % (self.scope["method"].encode(), self.url, version)]
-                head += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
-                self.parser = httptools.HttpRequestParser(self)
-                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-                return b"\r\n".join([*head, b"", data[offer.args[0] :]])
-            return b""
-
-        def _should_upgrade(self) -> bool:
-            # Asked at each offer, and at CONNECT. With yes, uvicorn does not give the request to the app yet.
-            return bool(self.scope["method"] != "CONNECT")
-
     return HttpTools
