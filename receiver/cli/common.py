@@ -33,7 +33,7 @@ err = Console(stderr=True)
 def reading(settings: Settings | None = None) -> Iterator[Database]:
     """The store, for reading: also while a server has it."""
     chosen = load() if settings is None else settings
-    database = Database.open(chosen.receiver_database_url, SystemClock(), readonly=True)
+    database = Database.of(chosen, SystemClock(), readonly=True)
     try:
         yield database
     finally:

@@ -184,6 +184,8 @@ def _told(job: JobView) -> list[tuple[str, str]]:
             ("webhook", "came" if job.told else "never came"),
             ("settled", f"{ago(job.settled_at)}, in {job.requests} request{'' if job.requests == 1 else 's'}"),
         ]
+    if job.pruned_at is not None:
+        rows.append(("pruned", f"{ago(job.pruned_at)}; `receiver track {job.id}` fetches them again while Reader keeps them"))
     if job.held:
         rows.append(("held", "its end is told once its failed URLs were retried"))
     if job.trouble:
@@ -192,7 +194,7 @@ def _told(job: JobView) -> list[tuple[str, str]]:
 
 
 def _plain(job: JobView) -> dict[str, Any]:
-    times = {name: iso(getattr(job, name)) for name in ("ended_at", "noticed_at", "settled_at", "tracked_at")}
+    times = {name: iso(getattr(job, name)) for name in ("ended_at", "noticed_at", "settled_at", "pruned_at", "tracked_at")}
     return asdict(job) | times
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
+import resource
 import socket
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from signal import SIGINT, SIGTERM
 from types import ModuleType
@@ -20,10 +22,11 @@ import uvicorn
 
 from receiver.app import Receiver
 from receiver.cli.common import ask, emit
+from receiver.cli.workers import Worker, supervise
 from receiver.clock import SystemClock
 from receiver.errors import ReceiverError, SettingsError, StoreError, UsageError
 from receiver.logs import configure
-from receiver.settings import load
+from receiver.settings import Settings, load
 from receiver.store.engine import Database
 from receiver.store.lock import LockHeldError
 from receiver.web.connections import http_protocol
@@ -35,12 +38,19 @@ def serve(
     target: Annotated[str | None, typer.Argument(metavar="[MODULE:RECEIVER]", help="Your module, and its Receiver.")] = None,
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8080,
-) -> None:
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that share the port. More than one needs PostgreSQL.")
+    ] = 1,
+) -> int:
     """Serve the webhook endpoint, reconcile and dispatch."""
     configure(load().receiver_log)
-    receiver = _find(target)
-    receiver.settings.require_secret()
     with closing(_listen(host, port)) as listening:
+        worker = supervise(workers, listening, SystemClock()) if workers > 1 else None
+        if isinstance(worker, int):
+            return worker  # the exit code of who watched
+        receiver = _find(target)
+        _check(receiver.settings, workers)
+        _allow_files()
         config = uvicorn.Config(
             receiver.app,
             lifespan="off",  # started here, so that what is wrong is one line and not a traceback
@@ -53,15 +63,24 @@ def serve(
             timeout_graceful_shutdown=3,
         )
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(_serve(receiver, _Server(config), listening))
+            runner.run(_serve(receiver, _Server(config), listening, worker))
+    return 0
 
 
-async def _serve(receiver: Receiver, server: _Server, listening: socket.socket) -> None:
+def _check(settings: Settings, workers: int) -> None:
+    settings.require_secret()
+    if workers > 1 and settings.receiver_database_url.startswith("sqlite"):
+        raise SettingsError(
+            f"--workers {workers} needs PostgreSQL, because only one process may write to an SQLite file: "
+            "set RECEIVER_DATABASE_URL=postgresql://…, or leave --workers out"
+        )
+
+
+async def _serve(receiver: Receiver, server: _Server, listening: socket.socket, worker: Worker | None) -> None:
     address, port = listening.getsockname()[:2]
     reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)  # noqa: S104 - compared, not bound
     url = f"http://{reachable}:{port}"
-    for number in (SIGTERM, SIGINT):  # from here on, so that a signal during the start ends it well too
-        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+    server.end_when_told(worker)  # from here on, so that a signal during the start ends it well too
     try:
         running = receiver.running(loops=receiver.settings.receiver_loops)
         runtime = await running.__aenter__()
@@ -73,7 +92,10 @@ async def _serve(receiver: Receiver, server: _Server, listening: socket.socket) 
         if receiver.settings.reader_api_key is None:
             log.warning("no_api_key", hint="READER_API_KEY is not set: deliveries are stored, and their jobs wait")
         log.info("listening", url=url, webhook=f"{url}/hooks/reader")
+        if worker is not None:
+            worker.ready()
         server.beside = runtime.quiesce
+        gc.freeze()  # what is here by now stays: no collection need walk over it while deliveries wait
         await server.serve(sockets=[listening])
     finally:
         await running.__aexit__(None, None, None)
@@ -88,6 +110,19 @@ class _Server(uvicorn.Server):
 
     beside: Callable[[], Awaitable[None]]
 
+    def end_when_told(self, worker: Worker | None) -> None:
+        """By a signal; a worker by the one that watches alone, and by its end."""
+        loop = asyncio.get_running_loop()
+        for number in (SIGTERM, SIGINT) if worker is None else (SIGTERM,):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        if worker is not None:
+
+            def alone() -> None:
+                loop.remove_reader(worker.lifeline)
+                self.handle_exit(SIGTERM, None)
+
+            loop.add_reader(worker.lifeline, alone)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.gather(super().shutdown(sockets), self.beside())
         if self.server_state.tasks:  # cancelled by now, with a word to say to whoever waits
@@ -96,6 +131,13 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _allow_files() -> None:
+    """As many as we may have: each connection is one, and the customary first limit, 1,024, is an idle crowd's to use up."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError):  # macOS calls its limit infinite, and does not give that
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -176,5 +218,5 @@ def tick(
 
 def migrate() -> None:
     """Bring the database's schema to this release's."""
-    Database.open(load().receiver_database_url, SystemClock(), migrate=True).close()
+    Database.of(load(), SystemClock(), migrate=True).close()
     print("the schema is current")
