@@ -90,6 +90,22 @@ class Server:
             Database.open(url, SystemClock(), migrate=True).close()
             yield url
 
+    def halt(self) -> None:
+        """At once, without a word to anybody, as `pg_ctl stop -m immediate` does."""
+        self._control("-m", "immediate", "stop")
+
+    def resume(self) -> None:
+        """Start again, as it was; returns once it takes connections."""
+        self._control("-l", str(self._home / "data" / "log"), "restart")
+        self._server.ensure_postgres_running()  # it goes by the process it knows
+        self._admin.close()
+        self._admin = psycopg.connect(self._server.get_uri(), autocommit=True)
+
+    def _control(self, *arguments: str) -> None:
+        command = [str(self._server.bin_path / "pg_ctl"), "-w", "-t", "60", "-D", str(self._home / "data"), *arguments]
+        # Its output goes nowhere: the server would inherit a pipe, and keep it open.
+        subprocess.run(command, check=True, user=self._server.system_user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
     def stop(self) -> None:
         """For good; its files go too."""
         self._admin.close()

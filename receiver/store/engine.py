@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import Engine, create_engine, event
@@ -18,17 +18,20 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from receiver.clock import Clock
 from receiver.errors import SettingsError, StoreError
-from receiver.store import inbox, schema
-from receiver.store.failures import translate
+from receiver.store import inbox, postgresql, schema
+from receiver.store.failures import is_passing, translate
 from receiver.store.lock import DatabaseLock
+from receiver.store.postgresql import DEFAULTS, Line, Options
 from receiver.store.transaction import Transaction
-from receiver.store.writer import Writer
+from receiver.store.writer import TRIES, Writer
+
+if TYPE_CHECKING:
+    from receiver.settings import Settings
 
 T = TypeVar("T")
 
 READERS = 4
-"""Connections that read, on either database."""
-_POSTGRESQL_WRITERS = 4
+"""Connections that read an SQLite file."""
 _USAGE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
 _BUSY = 5.0
 """Seconds a write waits for a lock somebody else holds on the SQLite file, less than a sender's patience."""
@@ -37,23 +40,30 @@ _CLOSE_WITHIN = 2.0
 
 
 class _Engines:
-    """The two ways to the database: one that writes, one that only reads."""
+    """The two ways to the database: one that writes, one that only reads. `writers`, `readers`: how many may at once."""
 
-    def __init__(self, writing: Engine, reading: Engine, path: Path | None) -> None:
+    def __init__(
+        self, writing: Engine, reading: Engine, *, path: Path | None = None, line: Line | None = None, writers: int, readers: int
+    ) -> None:
         self.writing = writing
         self.reading = reading
         self.path = path
+        self.line = line
+        self.writers = writers
+        self.readers = readers
 
     @classmethod
-    def of(cls, url: str) -> Self:
+    def of(cls, url: str, options: Options) -> Self:
         try:
             parsed = make_url(url)
         except (ArgumentError, ValueError):  # a port that is no number is the latter
             raise SettingsError(f"RECEIVER_DATABASE_URL is not a database URL: {_USAGE}") from None
         if parsed.drivername == "sqlite":
+            if options.schema is not None:
+                raise SettingsError("RECEIVER_DATABASE_SCHEMA is for PostgreSQL: unset it, an SQLite file has no schemas")
             return cls._sqlite(parsed)
         if parsed.drivername in {"postgres", "postgresql", "postgresql+psycopg"}:
-            return cls._postgresql(parsed)
+            return cls._postgresql(parsed, options)
         raise SettingsError(f"RECEIVER_DATABASE_URL names {parsed.drivername!r}, which is not supported: {_USAGE}")
 
     @classmethod
@@ -84,20 +94,13 @@ class _Engines:
             hide_parameters=True,
         )
         event.listen(reading, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
-        return cls(writing, reading, path)
+        return cls(writing, reading, path=path, writers=1, readers=READERS)
 
     @classmethod
-    def _postgresql(cls, url: URL) -> Self:
-        # prepare_threshold=None: no prepared statements, which a transaction pooler would lose.
-        engine = create_engine(
-            url.set(drivername="postgresql+psycopg"),
-            pool_size=_POSTGRESQL_WRITERS + READERS,
-            max_overflow=0,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args={"connect_timeout": 5, "prepare_threshold": None, "application_name": "receiver"},
-        )
-        return cls(engine, engine.execution_options(postgresql_readonly=True), None)
+    def _postgresql(cls, url: URL, options: Options) -> Self:
+        engine = postgresql.connect(url, options)
+        reading = engine.execution_options(postgresql_readonly=True)
+        return cls(engine, reading, line=Line(url, options), writers=options.writers, readers=options.readers)
 
     def check_exists(self) -> None:
         """Raises `StoreError` where there is nothing to read yet, or nothing we may see."""
@@ -116,7 +119,8 @@ class _Engines:
 
 def _prepare_writing(connection: sqlite3.Connection, _: object) -> None:
     # FULL: a commit that was answered outlives a power cut. Sharing one fsync among many makes it cheap.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+    # FAST: what is pruned is not written over with zeroes at once, as some builds do: that takes five times as long.
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=FAST"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
@@ -128,23 +132,26 @@ class Database:
         self._clock = clock
         self.lock = lock
         self.is_postgresql = engines.path is None
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        self.line = engines.line
+        self._readers = ThreadPoolExecutor(engines.readers, thread_name_prefix="reader")
         self._writer: Writer[inbox.Arrival, inbox.Outcome] | None = None
         if writes:
-            self._writer = Writer(
-                self._begin_write,
-                inbox.accept,
-                threads=_POSTGRESQL_WRITERS if self.is_postgresql else 1,
-            )
+            self._writer = Writer(self._begin_write, inbox.accept, threads=engines.writers, now=clock.monotonic)
 
     @classmethod
-    def open(cls, url: str, clock: Clock, *, readonly: bool = False, migrate: bool = False) -> Self:
+    def of(cls, settings: Settings, clock: Clock, *, readonly: bool = False, migrate: bool = False) -> Self:
+        """The one that is configured; see `open`."""
+        options = Options.of(settings)
+        return cls.open(settings.receiver_database_url, clock, readonly=readonly, migrate=migrate, options=options)
+
+    @classmethod
+    def open(cls, url: str, clock: Clock, *, readonly: bool = False, migrate: bool = False, options: Options = DEFAULTS) -> Self:
         """Open what `url` names and check its schema, creating or migrating SQLite's by itself (PostgreSQL's if `migrate`).
 
         Raises `SettingsError` if the URL or the schema is not right, `StoreError` if the database does not answer, and
         `LockHeldError` if another process writes to the SQLite file. `readonly` takes no lock.
         """
-        engines = _Engines.of(url)
+        engines = _Engines.of(url, options)
         lock = None
         try:
             if engines.path is not None and not readonly:
@@ -189,11 +196,15 @@ class Database:
 
     def read_now(self, work: Callable[[Transaction], T]) -> T:
         """The same, in this thread."""
-        try:
-            with self._engines.reading.begin() as connection:
-                return work(Transaction(connection, self._clock.steady))
-        except SQLAlchemyError as error:
-            raise translate(error) from error
+        tries = TRIES
+        while True:
+            tries -= 1
+            try:
+                with self._engines.reading.begin() as connection:
+                    return work(Transaction(connection, self._clock.steady))
+            except SQLAlchemyError as error:
+                if not (is_passing(error) and tries):
+                    raise translate(error) from error
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run `work` in a transaction of its own; return once it is durable. Raises `StoreError` if it is not known to be."""

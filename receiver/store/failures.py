@@ -20,11 +20,18 @@ def translate(error: SQLAlchemyError) -> StoreError:
 
 
 def is_passing(error: SQLAlchemyError) -> bool:
-    """Whether the very same transaction may succeed at once when tried again (a deadlock's victim was rolled back whole)."""
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in {
-        _DEADLOCK,
-        _SERIALIZATION,
-    }
+    """Whether the very same transaction may succeed at once when tried again (a deadlock's victim was rolled back whole).
+
+    So it may when the connection was lost, if nobody had asked for the commit yet: else its outcome is unknown.
+    """
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in {_DEADLOCK, _SERIALIZATION}
+
+
+def is_loss(error: SQLAlchemyError) -> bool:
+    """Whether the connection broke, so that what the server did last is unknown."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def is_about_a_row(error: Exception) -> bool:

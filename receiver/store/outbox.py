@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import and_, exists, func, or_, select, update
+from sqlalchemy import Select, and_, exists, func, or_, select, update
 
 from receiver.errors import LeaseLostError
+from receiver.store import measures
 from receiver.store.tables import events, hook_deliveries, hooks
 from receiver.store.transaction import Transaction
 
@@ -99,22 +100,14 @@ def claim(tx: Transaction, *, names: Iterable[str], owner: str, lease: float) ->
 
     A hook gets a job's events in the order of their generations: a later one waits while an earlier one is pending.
     """
-    d, earlier = hook_deliveries, hook_deliveries.alias()
-    free = or_(d.c.lease_until.is_(None), d.c.lease_until <= tx.now)
-    first = ~exists().where(
-        earlier.c.job_id == d.c.job_id,
-        earlier.c.hook == d.c.hook,
-        earlier.c.generation < d.c.generation,
-        earlier.c.state == "pending",
-    )
-    due = tx.execute(
-        select(d.c.event_id, d.c.hook)
-        .where(d.c.due_at <= tx.now, free, d.c.hook.in_(sorted(names)), first)
-        .order_by(d.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    ).one_or_none()
-    if due is None:
+    d = hook_deliveries
+    # A walk for each hook, that ends at the first it finds: what waits for hooks of others, retired ones too, may be a lot.
+    firsts = {hook: found for hook in sorted(names) if (found := tx.execute(_first_due(tx, hook)).first()) is not None}
+    for hook in sorted(firsts, key=lambda hook: firsts[hook].due_at):
+        due = tx.execute(_first_due(tx, hook).with_for_update(skip_locked=True)).first()
+        if due is not None:
+            break
+    else:
         return None
     claimed = tx.execute(
         update(d)
@@ -124,6 +117,19 @@ def claim(tx: Transaction, *, names: Iterable[str], owner: str, lease: float) ->
     ).one()
     event = tx.execute(select(events).where(events.c.id == due.event_id)).one()
     return HookDelivery(Event(**event._mapping), claimed.hook, claimed.attempts, claimed.fence)  # noqa: SLF001 - public by its name
+
+
+def _first_due(tx: Transaction, hook: str) -> Select[Any]:
+    d, earlier = hook_deliveries, hook_deliveries.alias()
+    free = or_(d.c.lease_until.is_(None), d.c.lease_until <= tx.now)
+    first = ~exists().where(
+        earlier.c.job_id == d.c.job_id,
+        earlier.c.hook == d.c.hook,
+        earlier.c.generation < d.c.generation,
+        earlier.c.due_at.is_not(None),
+    )
+    columns = (d.c.event_id, d.c.hook, d.c.due_at)
+    return select(*columns).where(d.c.hook == hook, d.c.due_at <= tx.now, free, first).order_by(d.c.due_at).limit(1)
 
 
 def delivered(tx: Transaction, delivery: HookDelivery, *, status: int | None) -> None:
@@ -139,6 +145,11 @@ def delivered(tx: Transaction, delivery: HookDelivery, *, status: int | None) ->
             "last_error": None,
         },
     )
+    taken = measures.Measure("taken", "")
+    if delivery.event.stall:
+        measures.note(tx, taken)
+    else:
+        measures.note(tx, taken, measures.delay("delivered", tx.now - delivery.event.created_at))
 
 
 def later(tx: Transaction, delivery: HookDelivery, *, wait: float, error: str, status: int | None) -> None:
@@ -170,10 +181,14 @@ def _guarded(tx: Transaction, delivery: HookDelivery, values: Mapping[str, Any])
 
 
 def next_due(tx: Transaction, *, names: Iterable[str]) -> float | None:
-    """Seconds until a delivery for one of `names` falls due that nobody works on (negative: it is); None if none will."""
-    d = hook_deliveries
+    """Seconds until a delivery for one of `names` can be claimed, also from who may be dead; None if none will.
+
+    Negative: one can be.
+    """
+    d, ours = hook_deliveries, hook_deliveries.c.hook.in_(sorted(names))
     free = or_(d.c.lease_until.is_(None), d.c.lease_until <= tx.now)
-    due: float | None = tx.execute(
-        select(func.min(d.c.due_at)).where(d.c.due_at.is_not(None), free, d.c.hook.in_(sorted(names)))
-    ).scalar()
-    return None if due is None else due - tx.now
+    waiting = select(d.c.due_at).where(d.c.due_at.is_not(None), free).order_by(d.c.due_at).limit(1)
+    soonest = [tx.execute(waiting.where(d.c.hook == hook)).scalar() for hook in sorted(names)]
+    leased = select(func.min(d.c.lease_until)).where(d.c.due_at <= tx.now, d.c.lease_until > tx.now, ours)
+    soonest.append(tx.execute(leased).scalar())
+    return min((at - tx.now for at in soonest if at is not None), default=None)

@@ -5,24 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from sqlalchemy import Connection, delete, inspect, text, update
+from sqlalchemy import Column, Connection, MetaData, Table, Text, delete, inspect, select, text, update
+from sqlalchemy.schema import CreateSchema
 
 from receiver.errors import SettingsError
+from receiver.store.postgresql import lock_key
 from receiver.store.tables import hook_deliveries, jobs, leases, submissions
-from receiver.store.transaction import Transaction
+from receiver.store.transaction import Transaction, schema_of
 
 HEAD: Final = "0001"
 """The newest revision in `migrations/versions`."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x536368656D61  # any number that is ours alone
+_versions = Table("alembic_version", MetaData(), Column("version_num", Text))
 
 
 def version(connection: Connection) -> str | None:
-    """The revision the database is at; None if it is empty."""
-    if not inspect(connection).has_table("alembic_version"):
+    """The revision our tables are at; None if there are none."""
+    if not inspect(connection).has_table(_versions.name, schema=schema_of(connection)):
         return None
-    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-    return revision
+    return connection.execute(select(_versions.c.version_num)).scalar_one_or_none()
 
 
 def migrate(connection: Connection) -> bool:
@@ -32,8 +34,7 @@ def migrate(connection: Connection) -> bool:
     """
     with connection.begin():
         if connection.dialect.name == "postgresql":
-            # Replicas that start together: one migrates, the others wait here and find it done.
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            _prepare_postgresql(connection)
         current = version(connection)
         if current == HEAD:
             return False
@@ -47,6 +48,20 @@ def migrate(connection: Connection) -> bool:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
     return True
+
+
+def _prepare_postgresql(connection: Connection) -> None:
+    schema = schema_of(connection)
+    # A large table takes its time. All that is set here ends with the transaction, so it works behind a pooler.
+    for limit in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(text(f"SET LOCAL {limit} = 0"))
+    # Replicas that start together: one migrates, the others wait here and find it done.
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({lock_key(_LOCK, schema)})"))
+    if schema is not None:
+        if not inspect(connection).has_schema(schema):  # IF NOT EXISTS asks for the right to make one even where it is there
+            connection.execute(CreateSchema(schema))
+        # What a migration says in plain SQL, and Alembic of its own table, names no schema.
+        connection.execute(text(f'SET LOCAL search_path TO "{schema}"'))
 
 
 def check(connection: Connection) -> None:

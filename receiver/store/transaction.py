@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
+
+from receiver.store.postgresql import lock_key
 
 
 def per_dialect(build: Callable[[Callable[[Table], Any]], Any]) -> Callable[[Transaction], Any]:
@@ -23,6 +25,12 @@ def per_dialect(build: Callable[[Callable[[Table], Any]], Any]) -> Callable[[Tra
     return lambda tx: built(tx.is_postgresql)
 
 
+def schema_of(connection: Connection) -> str | None:
+    """The PostgreSQL schema our tables are in, if they have one of their own."""
+    names = connection.get_execution_options().get("schema_translate_map") or {}
+    return names.get(None)
+
+
 class Transaction:
     """What the store's functions get: a connection in a transaction, and the database's clock.
 
@@ -34,10 +42,18 @@ class Transaction:
         self.connection = connection
         self.execute = connection.execute
         self._steady = steady
+        self._now: float | None = None
 
-    @cached_property
+    @property
     def now(self) -> float:
         """Unix seconds on the database's clock, fixed at the first look."""
+        # Not a cached_property: before Python 3.12 all of a class share one lock, and each would wait for every other's round trip
+        # (for ever, behind a pooler that has no connection left for the one that is in it).
+        if self._now is None:
+            self._now = self._ask_now()
+        return self._now
+
+    def _ask_now(self) -> float:
         if self.is_postgresql:
             return float(self.connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
         return self._steady()
@@ -46,6 +62,12 @@ class Transaction:
     def is_postgresql(self) -> bool:
         """Whether this is PostgreSQL (else SQLite)."""
         return self.connection.dialect.name == "postgresql"
+
+    def alone(self, number: int) -> None:
+        """Wait until no other replica holds this number, and hold it until the end: on SQLite there is no other."""
+        if self.is_postgresql:
+            # Transaction-scoped, so it works behind a pooler.
+            self.connection.execute(text(f"SELECT pg_advisory_xact_lock({lock_key(number, schema_of(self.connection))})"))
 
     def insert(self, table: Table) -> Any:
         """An INSERT that knows ON CONFLICT: the same words in both dialects, but not in SQLAlchemy's common core."""

@@ -39,6 +39,30 @@ def test_a_reader_does_not_wait_for_a_long_write(store: Store) -> None:
     assert len(store.rows(jobs_table)) == 2
 
 
+def test_nobody_waits_for_another_who_asks_the_time(sqlite: Store) -> None:
+    """On PostgreSQL it is a round trip, which may take its time."""
+    asked, go = threading.Event(), threading.Event()
+
+    def slowly() -> float:
+        asked.set()
+        assert go.wait(30)
+        return 1.0
+
+    with sqlite.writing.connect() as connection:
+        slow, quick = Transaction(connection, slowly), Transaction(connection, lambda: 2.0)
+        first = threading.Thread(target=lambda: slow.now)
+        second = threading.Thread(target=lambda: quick.now)
+        first.start()
+        assert asked.wait(30)
+        second.start()
+        second.join(5)
+        waited = second.is_alive()
+        go.set()
+        first.join()
+        second.join()
+    assert not waited
+
+
 def test_a_write_does_not_wait_for_a_long_read(store: Store) -> None:
     reading, go = threading.Event(), threading.Event()
 

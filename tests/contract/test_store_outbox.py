@@ -186,6 +186,14 @@ def test_next_due_is_the_soonest_that_nobody_works_on(store: Store) -> None:
     assert store.read(outbox.next_due, names=[]) is None
 
 
+def test_next_due_is_the_end_of_a_lease_if_nothing_falls_due_before(store: Store) -> None:
+    publish(store, ("job_1", 1))
+    must_claim(store, "index")
+    due = store.read(outbox.next_due, names=["index"])
+    assert due is not None
+    assert due > 0
+
+
 def test_workers_share_the_events_between_them(store: Store) -> None:
     """Eight at the same time (on PostgreSQL over four replicas): each delivery is claimed once, each job's in order."""
     publish(store, *[(f"job_{n}", generation) for generation in (1, 2, 3) for n in range(6)])

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import psycopg
 import pytest
 from databases import NOW, Calendar, Server, Store, in_threads, transact
 from sqlalchemy import event, text, update
-from things import arrival, body, claimed, tracked
+from things import arrival, body, claimed, declare, outcome, tracked
+from things import event as event_of
 
-from receiver.errors import StoreError
-from receiver.store import budget, inbox, jobs
+from receiver.clock import SystemClock
+from receiver.core.lifecycle import State
+from receiver.errors import LeaseLostError, StoreError
+from receiver.store import budget, inbox, jobs, outbox, settlement
 from receiver.store.engine import Database
 from receiver.store.inbox import Arrival, Outcome
-from receiver.store.tables import deliveries
+from receiver.store.tables import deliveries, events, outcomes
 from receiver.store.tables import jobs as jobs_table
 from receiver.store.transaction import Transaction
 
@@ -96,6 +102,67 @@ def test_replicas_batches_over_the_same_jobs_never_wait_in_a_ring(postgres: Stor
         return work
 
     assert in_threads([worker(number) for number in range(4)]) == [300] * 4
+
+
+HAMMERED_FOR = float(os.environ.get("RECEIVER_TEST_HAMMER_SECONDS", "20"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(max(120, HAMMERED_FOR * 3))
+def test_replicas_that_hammer_the_same_jobs_never_deadlock(postgres: Store) -> None:
+    """Deliveries with the same keys for the same jobs, claims, settlements, sweeps and events: past the writer, each is raised."""
+    replicas = [postgres.database] + [postgres.open() for _ in range(3)]
+    over = SystemClock().monotonic() + HAMMERED_FOR
+    declare(postgres, "hook")
+
+    def repeat(turn: Callable[[random.Random, int], Any], seed: int) -> Callable[[], int]:
+        def work() -> int:
+            dice, done = random.Random(seed), 0
+            while SystemClock().monotonic() < over:
+                with suppress(LeaseLostError):
+                    turn(dice, done)
+                done += 1
+            return done
+
+        return work
+
+    def deliver(replica: Database) -> Callable[[random.Random, int], Any]:
+        def turn(dice: random.Random, number: int) -> None:
+            kinds = ("job.completed", "job.page", "job.failed", "job.started")
+            batch = [
+                arrival(body(f"job_{n}", dice.choice(kinds), n=dice.randrange(number + 1)), id=f"dlv_{dice.randrange(30)}")
+                for n in dice.choices(range(10), k=20)
+            ]
+            transact(replica, lambda tx: inbox.accept(tx, batch))
+
+        return turn
+
+    def settle(replica: Database) -> Callable[[random.Random, int], Any]:
+        def turn(dice: random.Random, number: int) -> None:
+            job = transact(replica, lambda tx: jobs.claim(tx, owner=f"w{dice.random()}", lease=60))
+            if job is None:
+                return
+            generation = job.settled_generation + 1
+            seen = {"state": State.HYDRATING, "status": "completed", "mark": "m", "noticed_at": NOW, "discovered_by": "poll"}
+            transact(replica, lambda tx: jobs.save(tx, job, **seen, generation=generation, document=b"{}"))
+            transact(replica, lambda tx: jobs.hold(tx, job, lease=60))
+            opened = replace(job, generation=generation)
+            end = event_of(job.id, generation)
+            transact(replica, lambda tx: settlement.settle(tx, opened, outcome(opened), end))
+            told = transact(replica, lambda tx: outbox.claim(tx, names=["hook"], owner="d", lease=60))
+            if told is not None:
+                transact(replica, lambda tx: outbox.delivered(tx, told, status=200))
+
+        return turn
+
+    def sweep(replica: Database) -> Callable[[random.Random, int], Any]:
+        return lambda dice, number: transact(replica, lambda tx: jobs.sweep(tx, within=dice.random()))
+
+    works = [repeat(kind(replica), n) for n, replica in enumerate(replicas) for kind in (deliver, deliver, settle)]
+    done = in_threads([*works, repeat(sweep(replicas[0]), 99)])
+    assert min(done) > 0
+    assert len(postgres.rows(outcomes)) == len(postgres.rows(events)) > 0
+    assert all(row["lease_owner"] is None for row in postgres.rows(jobs_table))
 
 
 # The clock.
