@@ -6,7 +6,10 @@ Times are Unix seconds as doubles. `*_at` columns that schedule (`due_at`, `leas
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -21,6 +24,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
     text,
 )
 from sqlalchemy.schema import SchemaItem
@@ -34,6 +38,30 @@ metadata = MetaData(
 
 # SQLite numbers rows by itself only in a column of type INTEGER.
 _RowId = BigInteger().with_variant(Integer, "sqlite")
+
+
+_Bytewise = Text().with_variant(Text(collation="C"), "postgresql")
+"""Text that ranges are taken of: PostgreSQL would compare it by the rules of some language, and slowly."""
+
+UNSIGNED = "substr(key, 1, 1) = 'u'"
+"""Of a dedupe key: its delivery was not signed. As with `MISSED`."""
+MISSED = "state = 'settled' AND status <> 'cancelled' AND NOT told"
+"""Of a job: no webhook has told of its newest end. Written alike in the index and where it is asked for."""
+
+
+def _churn(free: int | None = None) -> dict[str, Any]:
+    """How PostgreSQL is to keep a table whose rows are updated, or pruned, all the time.
+
+    `free`: percent of each page left free. An update that touches no index then stays on its page and costs none (HOT). Vacuuming goes
+    by a hundredth of the rows, not by the usual fifth: of a million rows that would be 200,000 dead ones to read past.
+    """
+    fill = {} if free is None else {"fillfactor": 100 - free}
+    return {"postgresql_with": fill | {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 500}}
+
+
+def _where(*columns: str, only: str, name: str | None = None) -> Index:
+    """An index of the rows for which `only` holds: the others neither cost it anything nor stand in its way."""
+    return Index(name, *columns, sqlite_where=text(only), postgresql_where=text(only))
 
 
 class _Foreign(TypeDecorator[str]):
@@ -81,17 +109,22 @@ deliveries = Table(
     _one_of("outcome", "accepted", "ignored", "quarantined"),
     CheckConstraint("outcome <> 'accepted' OR job_id IS NOT NULL", name="accepted_names_a_job"),
     CheckConstraint("(outcome = 'quarantined') = (reason IS NOT NULL)", name="quarantined_says_why"),
+    # No other index than that of the id, which is in the order in which they came: each would cost every delivery.
+    **_churn(),
 )
 
 # Dedupe: a key is inserted or it is known. Kept for at least 24 h.
 seen = Table(
     "seen",
     metadata,
-    Column("key", Text, primary_key=True),
+    Column("key", _Bytewise, primary_key=True),
     Column("first_at", Double, nullable=False),
     Column("hits", Integer, nullable=False, server_default="1"),
     CheckConstraint("hits >= 1", name="hits_positive"),
+    # Those of signed deliveries are led by their time, and found by it when they are pruned; these are of unsigned ones.
+    _where("first_at", "key", only=UNSIGNED),
     sqlite_with_rowid=False,
+    **_churn(),
 )
 
 submissions = Table(
@@ -110,7 +143,8 @@ submissions = Table(
     _one_of("state", "pending", "sent", "refused", "expired"),
     CheckConstraint("(state = 'sent') = (job_id IS NOT NULL)", name="sent_has_a_job"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_is_due"),
-    Index(None, "due_at", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
+    _where("due_at", only="due_at IS NOT NULL"),
+    _where("created_at", "id", only="due_at IS NULL"),
 )
 
 jobs = Table(
@@ -159,6 +193,7 @@ jobs = Table(
     Column("retry", Text),  # how far the one of the settled generation has come
     Column("retries", Integer, nullable=False, server_default="0"),  # that were wanted so far
     Column("held", Boolean, nullable=False, server_default=text("false")),  # the settled generation's event, until the next one's
+    Column("refetch", Boolean, nullable=False, server_default=text("false")),  # somebody wants the pruned results again
     *_lease(),
     _one_of("state", "watching", "hydrating", "settled", "parked"),
     _one_of("source", "submit", "track", "webhook", "stream"),
@@ -178,11 +213,17 @@ jobs = Table(
         "NOT held OR (settled_generation >= 1 AND due_at IS NOT NULL AND (state <> 'settled' OR retry IS NOT NULL))",
         name="held_is_due",
     ),
-    Index(None, "due_at", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
+    # Claimed first, and then in the order of their due time: two walks that each end at the first job they find.
+    _where("due_at", "cued_by", only="cued_by IS NOT NULL", name="ix_jobs_cued"),
+    _where("due_at", only="due_at IS NOT NULL"),
+    # Listed newest first, all or those of a state or a status.
     Index(None, "tracked_at"),
-    # The schedule asks at every turn how many are watched, and how the last ones ended.
-    Index(None, "state"),
-    Index(None, "noticed_at"),
+    Index(None, "state", "tracked_at"),
+    Index(None, "status", "tracked_at"),
+    # The schedule asks at every turn how the last ones ended that were known before.
+    _where("noticed_at", only="noticed_at IS NOT NULL AND source <> 'webhook'"),
+    _where("state", "status", only=MISSED, name="ix_jobs_missed"),
+    **_churn(free=30),
 )
 
 # One row a result; its JSON is `length` bytes from `start` in its page's chunks laid end to end.
@@ -200,6 +241,7 @@ results = Table(
     Column("length", BigInteger, nullable=False),
     CheckConstraint("position >= page AND page >= 0", name="position_on_page"),
     CheckConstraint("start >= 0 AND length > 0", name="slice_not_empty"),
+    **_churn(),
 )
 
 chunks = Table(
@@ -211,7 +253,11 @@ chunks = Table(
     Column("number", Integer, primary_key=True),
     Column("data", LargeBinary, nullable=False),
     CheckConstraint("length(data) <= 1048576", name="at_most_a_mebibyte"),
+    **_churn(),
 )
+# Compressed already: PostgreSQL would try in vain to make them smaller.
+AS_THEY_ARE = "ALTER TABLE chunks ALTER COLUMN data SET STORAGE EXTERNAL"
+event.listen(chunks, "after_create", DDL(AS_THEY_ARE).execute_if(dialect="postgresql"))  # type: ignore[no-untyped-call]  # untyped by its library
 
 # One row a settled generation. It stays as a tombstone when its results are pruned.
 outcomes = Table(
@@ -229,10 +275,15 @@ outcomes = Table(
     Column("ended_at", Double),
     Column("noticed_at", Double, nullable=False),
     Column("settled_at", Double, nullable=False),
+    # When retention began to take its results away: from then on nobody reads them. `swept`: none is left.
+    Column("pruned_at", Double),
+    Column("swept", Boolean, nullable=False, server_default=text("false")),
     _one_of("status", "completed", "failed", "cancelled"),
     _one_of("discovered_by", "webhook", "poll", "stream"),
     CheckConstraint("failed_urls BETWEEN 0 AND results", name="failed_within_results"),
     CheckConstraint("generation >= 1", name="generation_positive"),
+    CheckConstraint("NOT swept OR pruned_at IS NOT NULL", name="swept_was_pruned"),
+    _where("settled_at", "job_id", "generation", only="NOT swept", name="ix_outcomes_kept"),
 )
 
 events = Table(
@@ -249,7 +300,8 @@ events = Table(
     CheckConstraint("(type = 'job.stalled') = (stall > 0)", name="stalled_says_which"),
     # However often a generation is settled, it ends once.
     UniqueConstraint("job_id", "generation", "stall"),
-    Index(None, "created_at"),
+    Index(None, "created_at", "id"),
+    **_churn(),
 )
 
 # The hooks some process has declared: events fan out to these, whoever settles the job.
@@ -283,8 +335,10 @@ hook_deliveries = Table(
     _one_of("state", "pending", "delivered", "dead"),
     CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name="pending_is_due"),
     CheckConstraint("(state = 'delivered') = (delivered_at IS NOT NULL)", name="delivered_says_when"),
-    Index(None, "due_at", sqlite_where=text("due_at IS NOT NULL"), postgresql_where=text("due_at IS NOT NULL")),
-    Index(None, "job_id"),
+    _where("hook", "due_at", only="due_at IS NOT NULL"),
+    _where("job_id", "generation", only="due_at IS NOT NULL"),
+    _where("created_at", only="state = 'dead'"),
+    **_churn(free=30),
 )
 
 # The sliding window of requests to Reader: a slot is taken until `frees_at`.
@@ -297,6 +351,7 @@ grants = Table(
     Column("frees_at", Double, nullable=False),
     _one_of("purpose", "hydrate", "command", "probe", "audit"),
     Index(None, "frees_at"),
+    **_churn(free=50),
 )
 
 # Counts of requests by what they turned out to be for: kept when the grants are swept.
@@ -305,6 +360,18 @@ tallies = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("count", BigInteger, nullable=False),
+    **_churn(free=50),
+)
+
+# What was measured, added up as it happens: the same however much has been pruned, and however much there is.
+measures = Table(
+    "measures",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("label", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("seconds", Double, nullable=False),
+    **_churn(free=50),
 )
 
 # What one process does for all: it has the lead until then.
@@ -314,6 +381,7 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("owner", Text, nullable=False),
     Column("until", Double, nullable=False),
+    **_churn(free=50),
 )
 
 # One row: the last audit of our webhook at Reader.

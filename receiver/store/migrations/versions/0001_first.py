@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -9,6 +11,16 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+
+def _churn(free: int | None = None) -> dict[str, Any]:
+    fill = {} if free is None else {"fillfactor": 100 - free}
+    return {"postgresql_with": fill | {"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_threshold": 500}}
+
+
+def _index(table: str, *columns: str, only: str | None = None, name: str | None = None) -> None:
+    where: dict[str, Any] = {} if only is None else {"sqlite_where": sa.text(only), "postgresql_where": sa.text(only)}
+    op.create_index(op.f(name or f"ix_{table}_{'_'.join(columns)}"), table, list(columns), unique=False, **where)
 
 
 def upgrade() -> None:
@@ -21,7 +33,10 @@ def upgrade() -> None:
         sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.CheckConstraint("length(data) <= 1048576", name=op.f("ck_chunks_at_most_a_mebibyte")),
         sa.PrimaryKeyConstraint("job_id", "generation", "page", "number"),
+        **_churn(),
     )
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("ALTER TABLE chunks ALTER COLUMN data SET STORAGE EXTERNAL")
     op.create_table(
         "deliveries",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -41,6 +56,7 @@ def upgrade() -> None:
         sa.CheckConstraint("outcome <> 'accepted' OR job_id IS NOT NULL", name=op.f("ck_deliveries_accepted_names_a_job")),
         sa.CheckConstraint("outcome IN ('accepted', 'ignored', 'quarantined')", name=op.f("ck_deliveries_outcome_known")),
         sa.PrimaryKeyConstraint("id"),
+        **_churn(),
     )
     op.create_table(
         "events",
@@ -57,8 +73,9 @@ def upgrade() -> None:
         sa.CheckConstraint("(type = 'job.stalled') = (stall > 0)", name=op.f("ck_events_stalled_says_which")),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("job_id", "generation", "stall"),
+        **_churn(),
     )
-    op.create_index(op.f("ix_events_created_at"), "events", ["created_at"], unique=False)
+    _index("events", "created_at", "id")
     op.create_table(
         "grants",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -67,8 +84,9 @@ def upgrade() -> None:
         sa.Column("frees_at", sa.Double(), nullable=False),
         sa.CheckConstraint("purpose IN ('hydrate', 'command', 'probe', 'audit')", name=op.f("ck_grants_purpose_known")),
         sa.PrimaryKeyConstraint("id"),
+        **_churn(free=50),
     )
-    op.create_index(op.f("ix_grants_frees_at"), "grants", ["frees_at"], unique=False)
+    _index("grants", "frees_at")
     op.create_table(
         "hook_deliveries",
         sa.Column("event_id", sa.Text(), nullable=False),
@@ -93,16 +111,11 @@ def upgrade() -> None:
         sa.CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name=op.f("ck_hook_deliveries_pending_is_due")),
         sa.CheckConstraint("state IN ('pending', 'delivered', 'dead')", name=op.f("ck_hook_deliveries_state_known")),
         sa.PrimaryKeyConstraint("event_id", "hook"),
+        **_churn(free=30),
     )
-    op.create_index(
-        op.f("ix_hook_deliveries_due_at"),
-        "hook_deliveries",
-        ["due_at"],
-        unique=False,
-        sqlite_where=sa.text("due_at IS NOT NULL"),
-        postgresql_where=sa.text("due_at IS NOT NULL"),
-    )
-    op.create_index(op.f("ix_hook_deliveries_job_id"), "hook_deliveries", ["job_id"], unique=False)
+    _index("hook_deliveries", "hook", "due_at", only="due_at IS NOT NULL")
+    _index("hook_deliveries", "job_id", "generation", only="due_at IS NOT NULL")
+    _index("hook_deliveries", "created_at", only="state = 'dead'")
     op.create_table(
         "hooks",
         sa.Column("name", sa.Text(), nullable=False),
@@ -152,6 +165,7 @@ def upgrade() -> None:
         sa.Column("retry", sa.Text(), nullable=True),
         sa.Column("retries", sa.Integer(), server_default="0", nullable=False),
         sa.Column("held", sa.Boolean(), server_default=sa.text("false"), nullable=False),
+        sa.Column("refetch", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("lease_owner", sa.Text(), nullable=True),
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
@@ -176,18 +190,15 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("settled_generation BETWEEN 0 AND generation", name=op.f("ck_jobs_settled_is_opened")),
         sa.PrimaryKeyConstraint("id"),
+        **_churn(free=30),
     )
-    op.create_index(
-        op.f("ix_jobs_due_at"),
-        "jobs",
-        ["due_at"],
-        unique=False,
-        sqlite_where=sa.text("due_at IS NOT NULL"),
-        postgresql_where=sa.text("due_at IS NOT NULL"),
-    )
-    op.create_index(op.f("ix_jobs_noticed_at"), "jobs", ["noticed_at"], unique=False)
-    op.create_index(op.f("ix_jobs_state"), "jobs", ["state"], unique=False)
-    op.create_index(op.f("ix_jobs_tracked_at"), "jobs", ["tracked_at"], unique=False)
+    _index("jobs", "due_at", "cued_by", only="cued_by IS NOT NULL", name="ix_jobs_cued")
+    _index("jobs", "due_at", only="due_at IS NOT NULL")
+    _index("jobs", "tracked_at")
+    _index("jobs", "state", "tracked_at")
+    _index("jobs", "status", "tracked_at")
+    _index("jobs", "noticed_at", only="noticed_at IS NOT NULL AND source <> 'webhook'")
+    _index("jobs", "state", "status", only="state = 'settled' AND status <> 'cancelled' AND NOT told", name="ix_jobs_missed")
     op.create_table(
         "audits",
         sa.Column("name", sa.Text(), nullable=False),
@@ -204,6 +215,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("until", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
+        **_churn(free=50),
     )
     op.create_table(
         "limits",
@@ -228,12 +240,16 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.Double(), nullable=True),
         sa.Column("noticed_at", sa.Double(), nullable=False),
         sa.Column("settled_at", sa.Double(), nullable=False),
+        sa.Column("pruned_at", sa.Double(), nullable=True),
+        sa.Column("swept", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.CheckConstraint("discovered_by IN ('webhook', 'poll', 'stream')", name=op.f("ck_outcomes_discovered_by_known")),
         sa.CheckConstraint("status IN ('completed', 'failed', 'cancelled')", name=op.f("ck_outcomes_status_known")),
         sa.CheckConstraint("failed_urls BETWEEN 0 AND results", name=op.f("ck_outcomes_failed_within_results")),
         sa.CheckConstraint("generation >= 1", name=op.f("ck_outcomes_generation_positive")),
+        sa.CheckConstraint("NOT swept OR pruned_at IS NOT NULL", name=op.f("ck_outcomes_swept_was_pruned")),
         sa.PrimaryKeyConstraint("job_id", "generation"),
     )
+    _index("outcomes", "settled_at", "job_id", "generation", only="NOT swept", name="ix_outcomes_kept")
     op.create_table(
         "pauses",
         sa.Column("name", sa.Text(), nullable=False),
@@ -255,16 +271,19 @@ def upgrade() -> None:
         sa.CheckConstraint("position >= page AND page >= 0", name=op.f("ck_results_position_on_page")),
         sa.CheckConstraint("start >= 0 AND length > 0", name=op.f("ck_results_slice_not_empty")),
         sa.PrimaryKeyConstraint("job_id", "generation", "position"),
+        **_churn(),
     )
     op.create_table(
         "seen",
-        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("first_at", sa.Double(), nullable=False),
         sa.Column("hits", sa.Integer(), server_default="1", nullable=False),
         sa.CheckConstraint("hits >= 1", name=op.f("ck_seen_hits_positive")),
         sa.PrimaryKeyConstraint("key"),
         sqlite_with_rowid=False,
+        **_churn(),
     )
+    _index("seen", "first_at", "key", only="substr(key, 1, 1) = 'u'")
     op.create_table(
         "submissions",
         sa.Column("id", sa.Text(), nullable=False),
@@ -286,17 +305,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("idempotency_key"),
     )
-    op.create_index(
-        op.f("ix_submissions_due_at"),
-        "submissions",
-        ["due_at"],
-        unique=False,
-        sqlite_where=sa.text("due_at IS NOT NULL"),
-        postgresql_where=sa.text("due_at IS NOT NULL"),
-    )
+    _index("submissions", "due_at", only="due_at IS NOT NULL")
+    _index("submissions", "created_at", "id", only="due_at IS NULL")
     op.create_table(
         "tallies",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name"),
+        **_churn(free=50),
+    )
+    op.create_table(
+        "measures",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("name", "label"),
+        **_churn(free=50),
     )
