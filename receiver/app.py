@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver import views
 from receiver.clock import Clock, SystemClock
@@ -40,6 +41,28 @@ from receiver.web.webhook import WebhookEndpoint
 
 if TYPE_CHECKING:
     from receiver.reader.client import ReaderClient
+
+
+WEBHOOK = "/hooks/reader"
+
+
+class _App(Starlette):
+    """Takes deliveries on a short way: past routing and error pages, which cost more than all that the endpoint does."""
+
+    def __init__(self, endpoint: ASGIApp, **options: Any) -> None:
+        super().__init__(**options)
+        self._endpoint = endpoint
+
+    def build_middleware_stack(self) -> ASGIApp:
+        whole, endpoint = super().build_middleware_stack(), self._endpoint
+        if self.user_middleware:
+            return whole  # it is meant for deliveries too
+
+        def either(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            is_delivery = scope["type"] == "http" and scope["path"] == scope.get("root_path", "") + WEBHOOK
+            return (endpoint if is_delivery else whole)(scope, receive, send)
+
+        return either
 
 
 class Receiver:
@@ -97,8 +120,9 @@ class Receiver:
                 "retry": _on_job(self.retry),
             },
         )
-        app = Starlette(
-            routes=[Route("/hooks/reader", endpoint), *api.routes(), *ops.routes()],
+        app = _App(
+            endpoint,
+            routes=[Route(WEBHOOK, endpoint), *api.routes(), *ops.routes()],
             lifespan=self.lifespan,
             exception_handlers={HTTPException: unrouted, Exception: broken},
         )
@@ -214,7 +238,7 @@ class Receiver:
     async def results(self, job_id: str, *, generation: int | None = None) -> AsyncIterator[Result]:
         """Every result of a job, from the store, in order. By default of its newest settled generation.
 
-        Raises `UnknownJobError`.
+        Raises `UnknownJobError`, and `ResultsPrunedError` where they are kept no longer.
         """
         job = await self.job(job_id)
         async for result in views.decoded_results(self._running.database, job_id, generation or job.generation):

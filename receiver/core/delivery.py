@@ -12,10 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from receiver.errors import SignatureError
 
@@ -33,8 +32,7 @@ class Meaning(StrEnum):
     """Names no job, or several: kept, quarantined."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(NamedTuple):
     """The four Reader headers of one request, as text; None where absent."""
 
     event: str | None = None
@@ -43,8 +41,7 @@ class Claims:
     signature: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """A delivery, understood. `keys` identify it: what was signed, and its id with its body."""
 
     body: bytes
@@ -61,11 +58,21 @@ class Delivery:
         """Whether its signature was verified (it carries the signed timestamp only then)."""
         return self.timestamp is not None
 
+    @property
+    def id_keys(self) -> tuple[str, ...]:
+        """What its keys with an id have in common with those of another body under the same id."""
+        return () if self.delivery_id is None else tuple(key[:-_DIGEST] for key in self.keys if key[0] in "du")
+
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 """What may stand in a URL's path as a job id."""
 _DELIVERY_ID: Final = re.compile(r"[\x21-\x7e]{1,200}")
 _EVENT: Final = re.compile(r"[\x21-\x7e]{1,64}")
+
+_SPAN, _OVERLAP = 6 * 3600, 600
+"""Seconds. Ids are random: led by the span of time they were signed in, new keys touch only the end of a large index. Reader signs
+its attempts anew for half a minute, and 600 s is all that may lie between two timestamps that pass at the same moment."""
+_DIGEST = 64
 
 _NAMED: Final = (("jobId",), ("job_id",), ("data", "jobId"))
 """Fields that can only mean a job."""
@@ -140,37 +147,35 @@ def _keys(body: bytes, delivery_id: str | None, timestamp: str | None) -> Iterat
         # Stands for the signature, which is a function of the two. Led by the time, so that new keys append to the index.
         yield f"s{timestamp}:{digest}"
         if delivery_id is not None:
-            yield f"d{delivery_id}:{digest}"
-    # Keys of their own: what anybody can send must not make what Reader sends a duplicate.
-    elif delivery_id is not None:
-        yield f"u{delivery_id}:{digest}"
+            # Just before a span ends, of the next one too: what is signed again after it is known by that.
+            for span in sorted({int(timestamp) // _SPAN, (int(timestamp) + _OVERLAP) // _SPAN}):
+                yield f"d{span:06}:{delivery_id}:{digest}"
     else:
-        yield f"b{digest}"
+        # Keys of their own: what anybody can send must not make what Reader sends a duplicate.
+        yield f"u{delivery_id or ''}:{digest}"
 
 
-def _parse(body: bytes) -> tuple[_Pairs, str | None]:
+def keys_signed_before(timestamp: float) -> tuple[tuple[str, str], ...]:
+    """Ranges (from, up to) that hold only keys of deliveries signed before `timestamp`, and nearly all of those there are."""
+    return ("d", f"d{int(timestamp) // _SPAN:06}"), ("s", f"s{int(timestamp)}")
+
+
+def _parse(body: bytes) -> tuple[_Members, str | None]:
     """The body's object, or an empty one and why there is none."""
     try:
-        # Decoded here: json.loads(bytes) would take UTF-16 and UTF-32 too. Numbers stay text: nobody needs them, and a
-        # number of 5,000 digits is an error (or, without a limit, quadratic work) as an int.
-        document = json.loads(
-            body.decode("utf-8-sig"),
-            object_pairs_hook=_Pairs,
-            parse_int=_Number,
-            parse_float=_Number,
-            parse_constant=_Number,
-        )
+        # Decoded here: json.loads(bytes) would take UTF-16 and UTF-32 too.
+        document = _JSON.decode(body.decode().removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
-        return _Pairs(), "too deeply nested" if isinstance(error, RecursionError) else "not JSON in UTF-8"
-    if not isinstance(document, _Pairs):
-        return _Pairs(), "the top level is not an object"
+        return _Members(), "too deeply nested" if isinstance(error, RecursionError) else "not JSON in UTF-8"
+    if not isinstance(document, _Members):
+        return _Members(), "the top level is not an object"
     return document, None
 
 
-def _job_id(document: _Pairs) -> tuple[str | None, str | None]:
+def _job_id(document: _Members) -> tuple[str | None, str | None]:
     """(job id, None), or (None, why there is no one job)."""
-    named = [value for place in _NAMED for value in _values(document, place)]
-    generic = [_values(document, place) for place in _GENERIC]
+    named = [value for place in _NAMED if place[0] in document for value in _values(document, place)]
+    generic = [_values(document, place) for place in _GENERIC if place[0] in document]
     by_prefix = [value for values in generic for value in values if isinstance(value, str) and value.startswith("job_")]
     # All that stands in a place, for which of two equal keys a reader believes is anybody's guess.
     candidates = named + by_prefix or next(filter(None, generic), [])
@@ -184,9 +189,9 @@ def _job_id(document: _Pairs) -> tuple[str | None, str | None]:
     return ids.pop(), None
 
 
-def _event(document: _Pairs) -> str | None:
+def _event(document: _Members) -> str | None:
     """The event's name, fit for a column and a log line; an outlandish one is unknown all the same."""
-    told = [value for place in (("event",), ("type",)) for value in _values(document, place) if type(value) is str and value]
+    told = [value for name in ("event", "type") for value in document.get(name, ()) if type(value) is str and value]
     if not told:
         return None
     return told[0] if _EVENT.fullmatch(told[0]) else ascii(told[0])[1:-1][:64]
@@ -198,15 +203,32 @@ class _Number(str):
     __slots__ = ()
 
 
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with every pair it came with: a later duplicate does not hide an earlier one."""
+class _Members(dict[str, list[Any]]):
+    """A JSON object with all the values of each member, but for null: a later duplicate does not hide an earlier one."""
 
     __slots__ = ()
 
 
-def _values(document: _Pairs, place: tuple[str, ...]) -> list[Any]:
+def _members(pairs: list[tuple[str, Any]]) -> _Members:
+    members = _Members()
+    for name, value in pairs:
+        if value is not None:
+            members.setdefault(name, []).append(value)
+    return members
+
+
+def _values(document: _Members, place: tuple[str, ...]) -> list[Any]:
     """Every value at `place` that is not null, all duplicates included."""
-    level: list[Any] = [document]
-    for name in place:
-        level = [value for item in level if isinstance(item, _Pairs) for key, value in item if key == name]
-    return [value for value in level if value is not None]
+    values = document.get(place[0], [])
+    for name in place[1:]:
+        values = [value for item in values if isinstance(item, _Members) for value in item.get(name, ())]
+    return values
+
+
+_JSON: Final = json.JSONDecoder(
+    object_pairs_hook=_members,
+    # Numbers stay text: nobody needs them, and a number of 5,000 digits is an error (or, without a limit, quadratic work) as an int.
+    parse_int=_Number,
+    parse_float=_Number,
+    parse_constant=_Number,
+)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import Double, Integer, bindparam, cast, select
 
 from receiver.core.delivery import Delivery, Meaning
 from receiver.store import jobs
+from receiver.store.many import TRUE, insert_rows, members
 from receiver.store.tables import deliveries, seen
 from receiver.store.tables import jobs as jobs_table
 from receiver.store.transaction import Transaction, per_dialect
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A delivery and when it came (Unix seconds, wall clock)."""
 
     delivery: Delivery
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+OutcomeName = Literal["accepted", "duplicate", "ignored", "quarantined"]
+
+
+class Outcome(NamedTuple):
     """What became of an arrival. `same_id`: another body has come under its delivery id before. `cued`: a job fell due at once."""
 
-    name: Literal["accepted", "duplicate", "ignored", "quarantined"]
+    name: OutcomeName
     same_id: bool = False
     cued: bool = False
 
@@ -48,14 +50,14 @@ def accept(tx: Transaction, arrivals: Sequence[Arrival]) -> list[Outcome]:
     """
     fresh = _note_keys(tx, arrivals)
     outcomes: list[Outcome] = []
-    kept: list[dict[str, Any]] = []
-    cues: list[jobs.Cue] = []
+    kept: list[tuple[Any, ...]] = []
+    cues: dict[str, float | None] = {}
     unsigned = _known_jobs(tx, [a.delivery for a in arrivals if not a.delivery.signed])
     for arrival in arrivals:
         delivery = arrival.delivery
         # Popped: within the batch the first of equals is the new one.
         new = [fresh.pop(key, False) for key in delivery.keys]
-        same_id = delivery.delivery_id is not None and not fresh.pop(_id_key(delivery), False)
+        new_id = [fresh.pop(key, False) for key in delivery.id_keys]
         if not all(new):
             outcomes.append(Outcome("duplicate"))
             continue
@@ -63,14 +65,14 @@ def accept(tx: Transaction, arrivals: Sequence[Arrival]) -> list[Outcome]:
         if not delivery.signed and name == "accepted" and delivery.job_id not in unsigned:
             name = "ignored"  # anybody could make us spend requests on jobs of their invention
         ended = delivery.meaning is Meaning.ENDED
-        outcomes.append(Outcome(name, same_id=same_id, cued=ended and name == "accepted"))
+        outcomes.append(Outcome(name, same_id=not all(new_id), cued=ended and name == "accepted"))
         kept.append(_row(arrival, name))
         if name == "accepted":
             assert delivery.job_id is not None
-            cues.append(jobs.Cue(delivery.job_id, by="webhook", ended=ended))
-    if kept:
-        tx.execute(deliveries.insert(), kept)
-    jobs.cue(tx, cues)
+            if ended or delivery.job_id not in cues:  # an end says more than a sign of life
+                cues[delivery.job_id] = 0.0 if ended else None
+    insert_rows(tx, deliveries, _COLUMNS, kept)
+    jobs.cue(tx, cues, by="webhook")
     return outcomes
 
 
@@ -80,25 +82,24 @@ def _note_keys(tx: Transaction, arrivals: Sequence[Arrival]) -> dict[str, bool]:
     for arrival in arrivals:
         for key in arrival.delivery.keys:
             hits[key] = hits.get(key, 0) + 1
-        if arrival.delivery.delivery_id is not None:
+        for key in arrival.delivery.id_keys:
             # Beside the id's key with the body: tells that an id has come with another body.
-            hits.setdefault(_id_key(arrival.delivery), 1)
+            hits.setdefault(key, 1)
     # Sorted, so that two replicas' batches never wait for each other in a ring.
-    rows = [{"key": key, "hits": hits[key], "first_at": arrivals[0].at} for key in sorted(hits)]
-    return {key: True for key, count in tx.execute(_note(tx), rows) if count == hits[key]}
+    given = {"hits": json.dumps({key: hits[key] for key in sorted(hits)}), "at": arrivals[0].at}
+    return {key: True for key, count in tx.execute(_note(tx), given).all() if count == hits[key]}
 
 
 @per_dialect
 def _note(insert: Any) -> Any:
-    statement = insert(seen)
+    pairs = members("hits", insert)
+    statement = insert(seen).from_select(
+        ["key", "hits", "first_at"],
+        select(pairs.c.key, cast(pairs.c.value, Integer), bindparam("at", type_=Double)).where(TRUE),
+    )
     return statement.on_conflict_do_update(
         index_elements=[seen.c.key], set_={"hits": seen.c.hits + statement.excluded.hits}
     ).returning(seen.c.key, seen.c.hits)
-
-
-def _id_key(delivery: Delivery) -> str:
-    # Sorts next to the id's keys with a body, and is none of them whatever the id: those end in a digest.
-    return f"{'d' if delivery.signed else 'u'}{delivery.delivery_id}:"
 
 
 def _known_jobs(tx: Transaction, unsigned: Sequence[Delivery]) -> set[str]:
@@ -108,16 +109,10 @@ def _known_jobs(tx: Transaction, unsigned: Sequence[Delivery]) -> set[str]:
     return set(tx.execute(select(jobs_table.c.id).where(jobs_table.c.id.in_(ids))).scalars())
 
 
-def _row(arrival: Arrival, outcome: str) -> dict[str, Any]:
-    delivery = arrival.delivery
-    return {
-        "received_at": arrival.at,
-        "outcome": outcome,
-        "reason": delivery.reason,
-        "event": delivery.event,
-        "job_id": delivery.job_id,
-        "delivery_id": delivery.delivery_id,
-        "signed_at": delivery.timestamp,
-        "key": delivery.keys[0],
-        "body": delivery.body,
-    }
+_COLUMNS = ("received_at", "outcome", "reason", "event", "job_id", "delivery_id", "signed_at", "key", "body")
+
+
+def _row(arrival: Arrival, outcome: OutcomeName) -> tuple[Any, ...]:
+    told = arrival.delivery
+    said = (told.reason, told.event, told.job_id, told.delivery_id, told.timestamp)
+    return (arrival.at, outcome, *said, told.keys[0], told.body)

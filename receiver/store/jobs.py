@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, Self
 
-from sqlalchemy import Boolean, Row, Select, and_, bindparam, case, func, or_, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Double,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from receiver.core.lifecycle import State
 from receiver.core.retrying import Retry
 from receiver.core.schedule import FIRST, RECENT, Outlook
 from receiver.errors import LeaseLostError
-from receiver.store.tables import jobs
+from receiver.store.many import TRUE, members
+from receiver.store.tables import jobs, outcomes
 from receiver.store.transaction import Transaction, per_dialect
 
 Source = Literal["submit", "track", "webhook", "stream"]
@@ -35,15 +54,10 @@ _UNPARKED = case(
 """A parked job that is due again goes on as what it was: its pages stored so far are not asked for again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cue:
-    """Somebody says that a job is worth knowing of (`ended=False`), or worth looking at now."""
-
-    job_id: str
-    by: Literal["webhook", "stream"]
-    ended: bool
-    wait: float = 0.0
-    """Seconds to look at an ended one in."""
+_PRUNED = exists().where(
+    outcomes.c.job_id == jobs.c.id, outcomes.c.generation == jobs.c.settled_generation, outcomes.c.pruned_at.is_not(None)
+)
+"""The results that readers would see are gone: who tracks the job wants them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +100,7 @@ class Job:
     retry: Retry | None
     retries: int
     held: bool
+    refetch: bool
     lease_owner: str | None
     lease_until: float | None
     fence: int
@@ -98,29 +113,38 @@ class Job:
         return cls(**values | {"state": State(values["state"]), "retry": retry})
 
 
-def cue(tx: Transaction, cues: Sequence[Cue]) -> None:
+def cue(tx: Transaction, cues: Mapping[str, float | None], *, by: Literal["webhook", "stream"]) -> None:
     """The one door: make the jobs known, and those that may have ended due.
+
+    `cues`: by job id, the seconds in which to look at one that is said to have ended; None where one is only said to be.
 
     A job is written only if that changes when or how it is looked at, so a burst of deliveries for one job is one write. The cue
     counter tells a worker that is just looking at the job that something came meanwhile.
     """
-    wanted: dict[str, Cue] = {}
-    for c in cues:
-        if c.ended or c.job_id not in wanted:  # an end says more than a sign of life
-            wanted[c.job_id] = c
-    if not wanted:
-        return
-    # In one order everywhere, so that two replicas' batches never wait for each other in a ring.
-    tx.execute(_cue(tx), [_new(tx, wanted[job_id]) for job_id in sorted(wanted)])
+    if cues:
+        # In one order everywhere, so that two replicas' batches never wait for each other in a ring.
+        given = {job_id: cues[job_id] for job_id in sorted(cues)}
+        tx.execute(_cue(tx), {"cues": json.dumps(given), "by": by, "now": tx.now})
 
 
 @per_dialect
 def _cue(insert: Any) -> Any:
-    statement = insert(jobs)
+    given = members("cues", insert)
+    now, ended = bindparam("now", type_=Double), given.c.value.is_not(None)
+    rows = {
+        "id": given.c.key,
+        "state": literal(State.WATCHING),
+        "source": bindparam("by", type_=Text),
+        "tracked_at": now,
+        "due_at": now + func.coalesce(cast(given.c.value, Double), FIRST),
+        "cue": literal(1),
+        "cued_by": case((ended, bindparam("by", type_=Text)), else_=None),
+    }
+    statement = insert(jobs).from_select(list(rows), select(*rows.values()).where(TRUE))
     new = statement.excluded
     # A job that is due by then, for a cue that no look has answered, needs no other.
     sooner = or_(jobs.c.due_at.is_(None), jobs.c.due_at > new.due_at, jobs.c.cue == jobs.c.claimed_cue)
-    ended = and_(new.cued_by.is_not(None), or_(sooner, jobs.c.cued_by.is_(None)))
+    told = and_(new.cued_by.is_not(None), or_(sooner, jobs.c.cued_by.is_(None)))
     revived = and_(
         new.cued_by.is_(None),
         sooner,
@@ -135,40 +159,28 @@ def _cue(insert: Any) -> Any:
             "cue": jobs.c.cue + 1,
             "cued_by": case((new.cued_by == "webhook", new.cued_by), else_=func.coalesce(jobs.c.cued_by, new.cued_by)),
         },
-        where=or_(ended, revived),
+        where=or_(told, revived),
     )
 
 
-def overheard(tx: Transaction, c: Cue, *, completed: int | None = None) -> bool:
+def overheard(tx: Transaction, job_id: str, *, ended: bool, completed: int | None = None) -> bool:
     """Take in what the stream tells; whether that makes the job due sooner. `completed`: how far it is, for who watches it.
 
     The webhook tells the same a moment before or after. Each of them alone is enough, and both together shall cost one look: an
     end waits a little for its webhook, and says nothing new of a job that is being looked at, or was seen to end just now.
     """
-    job = get(tx, c.job_id)
+    job = get(tx, job_id)
     if job is not None:
         if job.noticed_at is not None and job.noticed_at > tx.now - _AGAIN_ALIVE and job.state is not State.WATCHING:
             return False
-        if not c.ended and job.state in {State.WATCHING, State.HYDRATING}:
+        if not ended and job.state in {State.WATCHING, State.HYDRATING}:
             if completed is not None and completed > max(job.completed, job.heard or 0):
                 tx.execute(update(jobs).where(jobs.c.id == job.id).values(heard=completed))
             return False
-        if c.ended and (job.cued_by is not None or (job.due_at is not None and job.due_at <= tx.now)):
+        if ended and (job.cued_by is not None or (job.due_at is not None and job.due_at <= tx.now)):
             return False
-    cue(tx, [replace(c, wait=_STREAM_WAITS)])
+    cue(tx, {job_id: _STREAM_WAITS if ended else None}, by="stream")
     return True
-
-
-def _new(tx: Transaction, c: Cue) -> dict[str, Any]:
-    return {
-        "id": c.job_id,
-        "state": State.WATCHING,
-        "source": c.by,
-        "tracked_at": tx.now,
-        "due_at": tx.now + (c.wait if c.ended else FIRST),
-        "cue": 1,
-        "cued_by": c.by if c.ended else None,
-    }
 
 
 def track(
@@ -204,6 +216,7 @@ def track(
             "due_at": case((jobs.c.due_at < due_at, jobs.c.due_at), else_=due_at),
             "cue": jobs.c.cue + 1,
             "submission_id": func.coalesce(jobs.c.submission_id, statement.excluded.submission_id),
+            "refetch": or_(jobs.c.refetch, and_(jobs.c.state == State.SETTLED, _PRUNED)),
         },
     ).returning(jobs)
     return Job.of(tx.execute(statement).one())
@@ -212,22 +225,23 @@ def track(
 def sweep(tx: Transaction, *, within: float = 0.0) -> int:
     """Have every job under way looked at in so many seconds, if not sooner: what tells of ends may have failed. How many there are."""
     watched = and_(jobs.c.state == State.WATCHING, jobs.c.due_at > tx.now + within)
-    return tx.execute(update(jobs).where(watched).values(due_at=tx.now + within)).rowcount
+    # In the order in which batches of deliveries touch them, so that neither waits for the other in a ring.
+    ordered = select(jobs.c.id).where(watched).order_by(jobs.c.id).with_for_update()
+    return tx.execute(update(jobs).where(jobs.c.id.in_(ordered)).values(due_at=tx.now + within)).rowcount
 
 
 def claim(tx: Transaction, *, owner: str, lease: float) -> Job | None:
     """Take the job longest due, for `lease` seconds; None if none is. Those with a cue go first."""
-    free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= tx.now)
-    due = (
-        select(jobs.c.id)
-        .where(jobs.c.due_at <= tx.now, free)
-        .order_by(jobs.c.cued_by.is_(None), jobs.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
+    # Each walk ends at the first job it finds, and the second is made only where the first finds none. As one, ordered by both, it
+    # would look at every job that is due.
+    due = select(jobs.c.id).where(jobs.c.due_at <= tx.now, _free(tx)).order_by(jobs.c.due_at).limit(1)
+    due = due.with_for_update(skip_locked=True)
+    # In the order of the index of cued ones, to the last column: SQLite would as soon walk along that of all.
+    cued = due.where(jobs.c.cued_by.is_not(None)).order_by(jobs.c.cued_by)
+    first = func.coalesce(cued.scalar_subquery(), due.scalar_subquery())
     statement = (
         update(jobs)
-        .where(jobs.c.id == due.scalar_subquery())
+        .where(jobs.c.id == first)
         .values(lease_owner=owner, lease_until=tx.now + lease, fence=jobs.c.fence + 1, claimed_cue=jobs.c.cue)
         .returning(jobs)
     )
@@ -263,6 +277,7 @@ def finish(tx: Transaction, job: Job, *, due_at: float | None, keep_cue: bool = 
             "lease_until": None,
             "due_at": case((cued, tx.now), else_=due_at),
             "cued_by": jobs.c.cued_by if keep_cue else case((cued, jobs.c.cued_by), else_=None),
+            "refetch": jobs.c.refetch if keep_cue else and_(cued, jobs.c.refetch),
         },
     )
 
@@ -275,10 +290,19 @@ def _guarded(tx: Transaction, job: Job, values: dict[str, Any]) -> None:
 
 
 def next_due(tx: Transaction) -> float | None:
-    """Seconds until a job that nobody works on falls due (negative: it is); None if none will."""
-    free = or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= tx.now)
-    due: float | None = tx.execute(select(func.min(jobs.c.due_at)).where(jobs.c.due_at.is_not(None), free)).scalar()
-    return None if due is None else due - tx.now
+    """Seconds until a job can be claimed (negative: one can be); None if none will.
+
+    That includes the end of each lease: its holder may be dead, and nobody else would tell of the job.
+    """
+    due = select(func.min(jobs.c.due_at)).where(jobs.c.due_at.is_not(None), _free(tx))
+    # What is leased was due: said here, so that only the first few rows of the index are read.
+    leased = select(func.min(jobs.c.lease_until)).where(jobs.c.due_at <= tx.now, jobs.c.lease_until > tx.now)
+    soonest = [at for at in tx.execute(select(due.scalar_subquery(), leased.scalar_subquery())).one() if at is not None]
+    return min(soonest) - tx.now if soonest else None
+
+
+def _free(tx: Transaction) -> ColumnElement[bool]:
+    return or_(jobs.c.lease_until.is_(None), jobs.c.lease_until <= tx.now)
 
 
 def outlook(tx: Transaction, *, budget: float, stream_up: bool) -> Outlook:
@@ -294,7 +318,8 @@ def outlook(tx: Transaction, *, budget: float, stream_up: bool) -> Outlook:
 @cache
 def _outlook() -> Select[Any]:
     # A cancelled job sends no webhook; one that we know from a webhook proves nothing of those that get lost.
-    tells = (jobs.c.status != "cancelled", jobs.c.source != "webhook")
+    # Spelt out, as the index has it: of a parameter a database need not know that the index holds all it asks for.
+    tells = (jobs.c.status != "cancelled", text("source <> 'webhook'"))
     lately = (
         select(jobs.c.told, jobs.c.discovered_by, (jobs.c.noticed_at - jobs.c.tracked_at).label("lasted"))
         .where(jobs.c.noticed_at > bindparam("since"), *tells)

@@ -4,6 +4,8 @@
 after its own commit. Between two such groups one other transaction has its turn, so neither starves the other, and no delivery
 waits for more than one of them.
 
+**Overload is honest**: an arrival that is not expected to be stored in time is refused at once, so that those before it are.
+
 On SQLite there is one thread, because there must be one writing connection.
 """
 
@@ -19,8 +21,9 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
+from receiver.core.admission import PATIENCE, expected_wait, learnt
 from receiver.errors import StoreBusyError, StoreError
-from receiver.store.failures import is_about_a_row, is_passing, translate
+from receiver.store.failures import is_about_a_row, is_loss, is_passing, translate
 from receiver.store.transaction import Transaction
 
 A = TypeVar("A")
@@ -28,8 +31,10 @@ R = TypeVar("R")
 
 GROUP = 256
 """Deliveries in one transaction, at most: keeps a commit, and so an answer, short."""
+TRIES = 5
+"""Times a transaction is begun that is not to blame for its end: deadlocks, and connections that broke while they lay idle."""
 QUEUE = 4096
-"""Deliveries waiting, at most: beyond it the honest answer is 503, at once."""
+"""Deliveries waiting, at most, however quickly they are written: their bodies are in memory."""
 
 
 @dataclass(slots=True)
@@ -53,6 +58,7 @@ class Writer(Generic[A, R]):
         group: Callable[[Transaction, Sequence[A]], Sequence[R]],
         *,
         threads: int,
+        now: Callable[[], float],
     ) -> None:
         self._begin = begin
         self._group = group
@@ -61,18 +67,42 @@ class Writer(Generic[A, R]):
         self._wake = threading.Condition()
         self._stopping = False
         self._working = threads
+        self._now = now
+        self._at_once = GROUP * threads
+        self._idle = 0
+        self._nudging: asyncio.AbstractEventLoop | None = None
+        self._moved_at = now()
+        self._commit = 0.0
         for number in range(threads):
             threading.Thread(target=self._run, name=f"writer-{number}", daemon=True).start()
 
     def arrive(self, arrival: A) -> asyncio.Future[R]:
-        """Write one arrival together with whatever else waits. Cancel the future to give it up before it is written."""
-        if len(self._arrivals) >= QUEUE:
+        """Write one arrival together with whatever else waits. Cancel the future to give it up before it is written.
+
+        Raises `StoreBusyError` if it is not expected to be written in time.
+        """
+        if self._is_overloaded():
             raise StoreBusyError("more deliveries are waiting than can be stored in time")
-        return self._enqueue(self._arrivals, arrival)
+        if self._stopping:
+            raise StoreError("the store is closed")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(arrival, loop.create_future())
+        self._arrivals.append(waiting)
+        if self._nudging is not loop:
+            # Once all that arrived together is here: one lock for all of it, and a thread that then need not compete for its turn.
+            self._nudging = loop
+            loop.call_soon(self._nudge)
+        return waiting.future
 
     def submit(self, work: Callable[[Transaction], R]) -> asyncio.Future[R]:
         """Run `work` in a transaction of its own."""
-        return self._enqueue(self._tasks, work)
+        waiting = _Waiting(work, asyncio.get_running_loop().create_future())
+        with self._wake:
+            if self._stopping:
+                raise StoreError("the store is closed")
+            self._tasks.append(waiting)
+            self._wake.notify()
+        return waiting.future
 
     def stop(self, *, within: float) -> bool:
         """Write what waits, then end. Blocks; False if the database kept a thread waiting for longer than `within` seconds."""
@@ -81,14 +111,18 @@ class Writer(Generic[A, R]):
             self._wake.notify_all()
             return self._wake.wait_for(lambda: self._working == 0, timeout=within)
 
-    def _enqueue(self, queue: deque[_Waiting], item: Any) -> asyncio.Future[Any]:
-        waiting = _Waiting(item, asyncio.get_running_loop().create_future())
+    def _is_overloaded(self) -> bool:
+        ahead = len(self._arrivals)
+        if ahead < self._idle * GROUP:
+            return False  # somebody is there to write it; and to learn that commits are quick again
+        stalled = 0.0 if self._idle else self._now() - self._moved_at
+        wait = expected_wait(ahead, at_once=self._at_once, commit=self._commit, stalled=stalled)
+        return ahead >= QUEUE or wait > PATIENCE
+
+    def _nudge(self) -> None:
+        self._nudging = None
         with self._wake:
-            if self._stopping:
-                raise StoreError("the store is closed")
-            queue.append(waiting)
             self._wake.notify()
-        return waiting.future
 
     def _run(self) -> None:
         try:
@@ -102,8 +136,11 @@ class Writer(Generic[A, R]):
         arrivals_turn = True
         while True:
             with self._wake:
+                self._idle += 1
                 while not (self._arrivals or self._tasks or self._stopping):
                     self._wake.wait()
+                self._idle -= 1
+                self._moved_at = self._now()
                 if not (self._arrivals or self._tasks):
                     return
                 if self._arrivals and (arrivals_turn or not self._tasks):
@@ -128,6 +165,7 @@ class Writer(Generic[A, R]):
     def _write_group(self, batch: list[_Waiting]) -> None:
         if not batch:
             return
+        began = self._now()
         try:
             answers = self._transact(lambda tx: self._group(tx, [waiting.item for waiting in batch]))
         except Exception as error:  # noqa: BLE001 - as above
@@ -139,20 +177,26 @@ class Writer(Generic[A, R]):
             else:
                 _deliver([(waiting.future, error, None) for waiting in batch])
         else:
+            # Only by what succeeds: how long it took to fail tells of patience somewhere, and not of what comes after it.
+            self._commit = learnt(self._commit, self._now() - began)
             _deliver([(waiting.future, None, answer) for waiting, answer in zip(batch, answers, strict=True)])
 
     def _transact(self, work: Callable[[Transaction], Any]) -> Any:
-        tries = 5
+        tries = TRIES
         while True:
             tries -= 1
+            committing = False
             try:
                 with self._begin() as tx:
-                    return work(tx)
+                    result = work(tx)
+                    committing = True
+                return result
             except (IntegrityError, DataError) as error:
                 # Alone: the driver's words go on to show the row, and bodies and secrets have no place in a traceback.
                 raise translate(error) from None
             except SQLAlchemyError as error:
-                if not (is_passing(error) and tries):
+                unknown = committing and is_loss(error)
+                if unknown or not (is_passing(error) and tries):
                     raise translate(error) from error
 
 

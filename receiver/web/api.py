@@ -15,7 +15,7 @@ from starlette.routing import Route
 from receiver.clock import SystemClock
 from receiver.core.delivery import JOB_ID
 from receiver.core.lifecycle import State
-from receiver.errors import ReceiverError, StoreError, UsageError
+from receiver.errors import ReceiverError, ResultsPrunedError, StoreError, UsageError
 from receiver.reader.shapes import CANCELLED, COMPLETED, FAILED, MAX_PAGE, PROCESSING, QUEUED
 from receiver.views import JobView, find, listing, read_results
 
@@ -73,11 +73,13 @@ class Api:
         )
 
     async def get_job(self, request: Request) -> Response:
-        """A job and a page of its results, streamed: a page can be tens of megabytes."""
+        """A job and a page of its results, streamed: a page can be tens of megabytes. 410 once they are pruned."""
         skip, limit = _paging(request)
         job_id = _job_id(request.path_params["job_id"])
         store = self._store()
         job = await store.read(lambda tx: find(tx, job_id))
+        if job.pruned_at is not None:
+            raise ResultsPrunedError.of(job_id)
         shown = min(limit, max(job.results - skip, 0))
         pagination: dict[str, Any] = {
             "total": job.results,
@@ -194,6 +196,7 @@ def _document(job: JobView) -> dict[str, Any]:
         "verified": job.verified,
         "trouble": job.trouble,
         "held": job.held,
+        "pruned": job.pruned_at is not None,
     }
     return {"mode": "batch", "creditsUsed": 0, "error": None} | known | job.document | {"status": status, "receiver": ours}
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from receiver.store.figures import BUCKETS, Delays, Figures
+from receiver.store.figures import Figures
+from receiver.store.measures import BUCKETS, Delays
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -58,6 +59,10 @@ def _counters(figures: Figures) -> Iterator[Metric]:
     for labels, count in figures.outcomes.items():
         outcomes.add_metric(list(labels), count)
     yield outcomes
+    pruned = CounterMetricFamily("receiver_pruned", "Rows that retention has deleted, by what they were of.", labels=["of"])
+    for of, count in figures.pruned.items():
+        pruned.add_metric([of], count)
+    yield pruned
     requests = CounterMetricFamily("receiver_requests", "Requests to Reader by what they were for.", labels=["purpose"])
     for purpose, count in figures.requests.items():
         requests.add_metric([purpose.replace(" ", "_")], count)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import structlog
 
 from receiver.core.delivery import Claims, read_headers, understand
 from receiver.errors import SignatureError, StoreError
+from receiver.store.inbox import OutcomeName
 
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
     from receiver.core.signature import Verifier
     from receiver.ingest import Ingest
 
-READ_WITHIN: Final = 8.0
-"""Seconds for the body to arrive, so that a client which drips it is gone within 10."""
 RETRY_AFTER: Final = b"2"
+CROWD: Final = 2048
+"""Deliveries at once, at most, each whole: who drips takes nobody's place. More would all be answered late, so those beyond are turned
+away before any work is done for them."""
 
 log = structlog.get_logger("receiver.webhook")
 
@@ -50,6 +52,7 @@ class WebhookEndpoint:
         self._max_body = max_body
         self._clock = clock
         self._refusals = _Refusals(clock)
+        self._taking = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,22 +67,26 @@ class WebhookEndpoint:
             await _answer(send, problem, {"error": _NAMES[problem]}, (b"connection", b"close"))
             return
         try:
-            async with asyncio.timeout(READ_WITHIN):
-                body = await self._read(scope, receive)
-        except TimeoutError:
-            await _answer(send, 408, {"error": _NAMES[408]}, (b"connection", b"close"))
-            return
+            body = await self._read(scope, receive)
         except asyncio.CancelledError:  # by a server that is stopping and waits no longer
             await _unavailable(send)
             return
         except _RefusedError as error:
             await _answer(send, error.status, {"error": _NAMES[error.status]}, (b"connection", b"close"))
             return
-        if body is not None:
-            await self._take(scope, body, send, began)
+        if body is not None and self._taking < CROWD:
+            self._taking += 1
+            try:
+                await self._take(scope, body, send, began)
+            finally:
+                self._taking -= 1
+        elif body is not None:
+            await _unavailable(send)
 
     def _refused_by_headers(self, scope: Scope) -> int | None:
         for name, value in scope["headers"]:
+            if name not in _WEIGHED:
+                continue
             if name == b"content-length" and int(value) > self._max_body:
                 return 413
             if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
@@ -89,7 +96,7 @@ class WebhookEndpoint:
         return None
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body; None if the client left before its end."""
+        """The body; None if the client left before its end, or took too long: the connection sees to that (connections.py)."""
         pieces: list[bytes] = []
         size = 0
         while True:
@@ -145,7 +152,7 @@ class WebhookEndpoint:
                 delivery=delivery.delivery_id,
                 hint="one delivery id came with two bodies: both are kept",
             )
-        await _answer(send, 202 if outcome.name == "accepted" else 200, {"outcome": outcome.name})
+        await _send(send, 202 if outcome.name == "accepted" else 200, _TAKEN[outcome.name])
 
     def _authenticate(self, claims: Claims, body: bytes) -> bool:
         """Whether it is signed; False where it is not and need not be. Raises `SignatureError`."""
@@ -205,7 +212,8 @@ class _Refusals:
             log.warning("delivery_refused", reason=reason, count=count, hint=str(error))
 
 
-_NAMES: Final = {400: "upgrade_unsupported", 408: "timeout", 413: "too_large", 415: "unsupported_media_type"}
+_WEIGHED: Final = frozenset({b"content-length", b"content-encoding", b"content-type"})
+_NAMES: Final = {400: "upgrade_unsupported", 413: "too_large", 415: "unsupported_media_type"}
 
 
 def _is_json(content_type: bytes) -> bool:
@@ -218,7 +226,13 @@ async def _unavailable(send: Send) -> None:
 
 
 async def _answer(send: Send, status: int, body: dict[str, str], *headers: tuple[bytes, bytes]) -> None:
-    payload = json.dumps(body).encode()
-    fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(payload)).encode())]
+    await _send(send, status, json.dumps(body).encode(), *headers)
+
+
+async def _send(send: Send, status: int, payload: bytes, *headers: tuple[bytes, bytes]) -> None:
+    fixed = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(payload))]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": payload})
+
+
+_TAKEN: Final = {name: json.dumps({"outcome": name}).encode() for name in get_args(OutcomeName)}

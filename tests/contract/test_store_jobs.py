@@ -325,6 +325,16 @@ def test_next_due_is_the_soonest_that_nobody_works_on(store: Store) -> None:
     assert due == [None, 5.0, -2.0, 3.0, -62.0]
 
 
+def test_next_due_is_the_end_of_a_lease_if_nothing_falls_due_before(store: Store) -> None:
+    """Who holds it may be dead: nobody will tell of the job then, and it shall not wait for a round."""
+    tracked(store, "a")
+    tracked(store, "b", wait=90)
+    claimed(store, lease=60)
+    assert store.read(jobs.next_due) == 60.0
+    store.advance(61)
+    assert store.read(jobs.next_due) == -61.0, "overdue for as long as it was due"
+
+
 def test_a_parked_job_never_falls_due(store: Store) -> None:
     tracked(store)
     job = claimed(store)
@@ -401,7 +411,7 @@ def test_a_generation_goes_on_where_it_was(store: Store) -> None:
 
 
 def test_a_sweep_makes_due_what_is_under_way_and_nothing_else(store: Store) -> None:
-    store.write(jobs.cue, [jobs.Cue("job_watched", by="webhook", ended=False)])
+    store.write(jobs.cue, {"job_watched": None}, by="webhook")
     store.write(jobs.track, "job_parked", source="track")
     parked = store.write(jobs.claim, owner="a", lease=60.0)
     assert parked is not None

@@ -8,7 +8,6 @@ from databases import Store, in_threads, transact
 
 from receiver import views
 from receiver.store import jobs, leadership, schema
-from receiver.store.jobs import Cue
 from receiver.store.leadership import led
 
 
@@ -56,7 +55,7 @@ def test_the_lead_of_a_process_that_is_gone_is_cleared_with_its_other_leases(sto
 
 
 def overheard(store: Store, job: str = "job_1", *, ended: bool = True) -> bool:
-    return store.write(jobs.overheard, Cue(job, by="stream", ended=ended))
+    return store.write(jobs.overheard, job, ended=ended)
 
 
 def test_a_job_never_heard_of_is_watched_from_its_first_sign_of_life(store: Store) -> None:
@@ -78,14 +77,14 @@ def test_an_end_makes_it_due_soon_and_once(store: Store) -> None:
 
 def test_a_webhook_after_the_stream_hurries_it_and_has_the_merit(store: Store) -> None:
     overheard(store)
-    store.write(jobs.cue, [Cue("job_1", by="webhook", ended=True)])
+    store.write(jobs.cue, {"job_1": 0.0}, by="webhook")
     job = store.write(jobs.claim, owner="a", lease=60.0)
     assert job is not None
     assert job.cued_by == "webhook"
 
 
 def test_an_end_that_was_just_seen_is_not_looked_at_again(store: Store) -> None:
-    store.write(jobs.cue, [Cue("job_1", by="webhook", ended=True)])
+    store.write(jobs.cue, {"job_1": 0.0}, by="webhook")
     job = store.write(jobs.claim, owner="a", lease=60.0)
     assert job is not None
     assert not overheard(store), "it is being looked at for its webhook"
@@ -93,7 +92,7 @@ def test_an_end_that_was_just_seen_is_not_looked_at_again(store: Store) -> None:
 
 def test_how_far_a_job_is_shows_without_a_look_at_it(store: Store) -> None:
     overheard(store, ended=False)
-    assert not store.write(jobs.overheard, Cue("job_1", by="stream", ended=False), completed=30)
-    assert not store.write(jobs.overheard, Cue("job_1", by="stream", ended=False), completed=20)
+    assert not store.write(jobs.overheard, "job_1", ended=False, completed=30)
+    assert not store.write(jobs.overheard, "job_1", ended=False, completed=20)
     assert store.read(views.find, "job_1").completed == 30
     assert store.read(jobs.next_due) > 0, "it is no reason to look"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from sqlalchemy import insert, text
 from things import arrival, body
 
 from receiver.clock import SystemClock
+from receiver.core.admission import PATIENCE
 from receiver.core.delivery import Delivery, Meaning
 from receiver.errors import LeaseLostError, StoreBusyError, StoreError
 from receiver.store import jobs, writer
@@ -158,11 +159,83 @@ def test_too_much_waiting_is_refused_at_once(store: Store, monkeypatch: pytest.M
     assert len(store.rows(deliveries)) == 10
 
 
+def refuses(store: Store) -> bool:
+    """Whether one that comes now is turned away; it is given up if not."""
+
+    async def offer() -> bool:
+        try:
+            store.database.arrive(arrival(id="one more")).cancel()
+        except StoreBusyError:
+            return True
+        return False
+
+    refused: bool = store.run(offer())
+    return refused
+
+
+def test_while_nothing_moves_who_comes_is_soon_turned_away_and_who_waits_is_written(own: Store) -> None:
+    with own.busy() as go:
+        futures = queued(own, numbered(3))
+        own.advance(PATIENCE)
+        assert not refuses(own)
+        own.advance(0.1)
+        assert refuses(own)
+        go.set()
+        assert {outcome.name for outcome in answers(own, futures)} == {"accepted"}
+    assert not refuses(own), "it moves again"
+
+
+def test_while_commits_are_slow_no_more_are_let_in_than_can_be_written_in_time(own: Store) -> None:
+    threads = own.database._writing()._working
+    _slow_commits(own, seconds=2.0)
+    at_once = GROUP * threads
+    with own.busy() as go:
+        futures = queued(own, numbered(2 * at_once))
+        assert refuses(own), "two groups before it, and its own: six seconds"
+        go.set()
+        assert {outcome.name for outcome in answers(own, futures)} == {"accepted"}
+    with own.busy():
+        assert not refuses(own), "quick ones have been seen since"
+
+
+def test_a_burst_after_an_hour_of_nothing_is_taken(own: Store) -> None:
+    assert answers(own, queued(own, numbered(1)))[0].name == "accepted"
+    _at_rest(own)
+    own.advance(3600)
+    futures = queued(own, [arrival(job=f"j{n}", id=f"j{n}") for n in range(3 * GROUP)])
+    assert {outcome.name for outcome in answers(own, futures)} == {"accepted"}
+
+
+def test_a_writer_with_nothing_to_do_takes_what_comes_however_slow_it_was(own: Store) -> None:
+    """Else it could never learn that it is quick again."""
+    _slow_commits(own, seconds=60.0)
+    assert not refuses(own)
+
+
+def _slow_commits(own: Store, *, seconds: float) -> None:
+    """Several, each of a single delivery, so that it is known by then how long one takes; the writer has come to rest after them."""
+    for number in range(8):
+        with own.commit_held() as (reached, go):
+            futures = queued(own, [arrival(job=f"slow_{number}", id=f"slow_{number}")])
+            assert reached.wait(10)
+            own.advance(seconds)
+            go.set()
+            assert answers(own, futures)[0].name == "accepted"
+        _at_rest(own)
+
+
+def _at_rest(own: Store) -> None:
+    """Wait until its threads, having answered, wait for more."""
+    threads = own.database._writing()
+    while threads._idle < threads._working:
+        time.sleep(0.001)
+
+
 def _through(store: Store, group: Any, *, arrivals: Sequence[Any], tasks: Sequence[Any] = ()) -> list[Any]:
     """Through one writing thread of its own, all of it waiting before it begins."""
 
     async def scene() -> list[Any]:
-        own: Writer[Any, Any] = Writer(store.database._begin_write, group, threads=1)
+        own: Writer[Any, Any] = Writer(store.database._begin_write, group, threads=1, now=store.clock.monotonic)
         with own._wake:  # it cannot look before we have finished
             futures = [own.arrive(each) for each in arrivals] + [own.submit(each) for each in tasks]
         try:
@@ -179,7 +252,7 @@ def _through(store: Store, group: Any, *, arrivals: Sequence[Any], tasks: Sequen
 
 def _delivery(**changes: Any) -> Arrival:
     sound = Delivery(b"{}", Meaning.ENDED, "poison", "job.completed", None, "poison", int(NOW), ("s1:poison",))
-    return Arrival(replace(sound, **changes), NOW)
+    return Arrival(sound._replace(**changes), NOW)
 
 
 POISON = {
@@ -262,7 +335,7 @@ def test_the_databases_errors_are_ours(store: Store) -> None:
 def test_an_error_tells_nothing_of_what_was_written(store: Store) -> None:
     """Its traceback may go to a log; bodies and secrets may not."""
     secret = "hunter" + "2"  # so that these lines do not show it either
-    poison = replace(POISON["a CHECK"].delivery, body=secret.encode(), event=secret)
+    poison = POISON["a CHECK"].delivery._replace(body=secret.encode(), event=secret)
 
     with pytest.raises(StoreError) as refused:
         store.run(_arrive(store.database, Arrival(poison, NOW)))
