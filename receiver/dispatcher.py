@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from receiver.core.backoff import backoff
-from receiver.errors import HookError, LeaseLostError, StoreError
+from receiver.errors import HookError, LeaseLostError, ResultsPrunedError, StoreError
 from receiver.hooks.event import Event, Result
 from receiver.leases import lease_kept
 from receiver.packing import unpack
@@ -105,6 +105,8 @@ class Dispatcher:
             await hook.handler(event, self._results(delivery.event))
         except (LeaseLostError, StoreError):
             raise
+        except ResultsPrunedError as error:
+            raise HookError(str(error), final=True) from error  # to try again would bring nothing back
         except Exception as error:
             # The traceback is the user's own; it goes to the log, and its last line to the delivery.
             log.exception("handler_failed", attempt=delivery.attempts + 1)

@@ -5,7 +5,7 @@ Foreign exceptions (httpx, SQLAlchemy, msgspec) are turned into these where they
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 Fault = Literal["ours", "user", "sender", "reader", "hook", "database"]
 
@@ -38,6 +38,22 @@ class UnknownJobError(ReceiverError):
     fault = "user"
     status = 404
     code = "not_found"
+
+
+class ResultsPrunedError(ReceiverError):
+    """The results were stored here, and retention has taken them away since."""
+
+    fault = "user"
+    status = 410
+    code = "gone"
+
+    @classmethod
+    def of(cls, job_id: str) -> Self:
+        """What to do about it, in one line."""
+        return cls(
+            f"the results of job {job_id} were pruned, as RECEIVER_RETENTION says: "
+            f"`receiver track {job_id}` fetches them again while Reader keeps them"
+        )
 
 
 class SignatureError(ReceiverError):

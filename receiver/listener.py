@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from receiver.reader.client import ReaderClient
     from receiver.reader.stream import News
     from receiver.store.engine import Database
+    from receiver.store.transaction import Transaction
 
 LEAD = "stream"
 """The lease whose holder listens; held only while the stream is open."""
@@ -61,6 +62,7 @@ class Listener:
         if not await self._lead():
             self._rest = _OTHER_LEADS
             return False
+        await self._sweep()  # where the database did not take it when the last stream ended
         began = self._clock.monotonic()
         try:
             async with lease_kept(self._clock, LEASE, self._keep):
@@ -73,16 +75,19 @@ class Listener:
             self._rest = self._after(None, lived=self._clock.monotonic() - began)
         finally:
             await self._database.write(lambda tx: leadership.resign(tx, LEAD, owner=self._owner))
-        if self._opened:
-            # Ends may be missed from here on, and the schedule had counted on being told of them.
-            self._opened = False
-            await self._database.write(lambda tx: jobs.sweep(tx, within=SWEEP))
+        await self._sweep()
         log.warning("stream_ended", again_in=round(self._rest, 1), hint=reason)
         return False
 
     async def next_due(self) -> float | None:
         """Seconds until the next attempt to listen."""
         return self._rest
+
+    async def _sweep(self) -> None:
+        """Ends may be missed once a stream is over, and the schedule had counted on being told of them."""
+        if self._opened:
+            await self._database.write(lambda tx: jobs.sweep(tx, within=SWEEP))
+            self._opened = False
 
     async def _listen(self) -> None:
         async with self._reader.events() as news:
@@ -93,8 +98,10 @@ class Listener:
                     await self._take(told)
 
     async def _take(self, told: News) -> None:
-        cue = jobs.Cue(told.job_id, by="stream", ended=told.ended)
-        if await self._database.write(lambda tx: jobs.overheard(tx, cue, completed=told.completed)):
+        def work(tx: Transaction) -> bool:
+            return jobs.overheard(tx, told.job_id, ended=told.ended, completed=told.completed)
+
+        if await self._database.write(work):
             self._on_cue()
 
     def _is_news(self, job_id: str) -> bool:

@@ -208,14 +208,13 @@ class _Turn:
         if move.to is State.WATCHING:
             await self._still_running(look.head)
             return True
-        if move.to is State.SETTLED:
-            if self._job.retry is not None:
-                return await self._retry(self._job.retry, looked=True)
-            await self._rest()
-            return True
+        if move.to is State.SETTLED and not self._is_wanted_again:
+            return await self._leave()
         if move.opens:
             self._reading = None
             await self._open(look.head)
+        elif move.to is State.SETTLED:
+            await self._reopen(look.head)
         if self._reading is None:
             self._reading = await self._new_reading()
         mere_probe = limit < min(PAGE, self._job.page_limit) and look.page.total > limit
@@ -224,6 +223,18 @@ class _Turn:
             return False
         self._job = replace(self._job, requests=self._job.requests + 1)
         return await self._follow(self._reading.add(look.page), look)
+
+    @property
+    def _is_wanted_again(self) -> bool:
+        """Whether the results were pruned, and somebody wants them. A retry goes before: it will bring others."""
+        return self._job.refetch and self._job.retry is None
+
+    async def _leave(self) -> bool:
+        """Of a settled job that is as it was: a retry, if one is wanted. As `_step`."""
+        if self._job.retry is not None:
+            return await self._retry(self._job.retry, looked=True)
+        await self._rest()
+        return True
 
     async def _follow(self, step: Step, look: _Look | None) -> bool:
         """Do what the reading says; True when the turn is over."""
@@ -261,13 +272,14 @@ class _Turn:
 
     def _limit(self) -> int:
         """A full page where the job has probably ended; else one result, which carries the status just as well."""
-        full = self._job.state is State.HYDRATING or self._cued or self._job.expects_end
+        full = self._job.state is State.HYDRATING or self._cued or self._job.expects_end or self._is_wanted_again
         return min(PAGE, self._job.page_limit) if full else 1
 
     def _purpose(self) -> Purpose:
         if self._job.state is State.HYDRATING or self._cued:
             return "hydrate"
-        return "audit" if self._job.state is State.SETTLED and self._job.retry is None else "probe"
+        late = self._job.state is State.SETTLED and self._job.retry is None and not self._job.refetch
+        return "audit" if late else "probe"
 
     def _look_ahead(self, step: Ask, look: _Look) -> None:
         """Ask for the next pages while this one is stored: as many as are sure to be there, and as memory allows."""
@@ -341,6 +353,12 @@ class _Turn:
         self._job, self._tallied = await self._database.write(work), 0
         log.info("job_ended", status=head.job.status, generation=self._job.generation, discovered_by=by)
 
+    async def _reopen(self, head: Head) -> None:
+        """Read the newest end's results again, which were pruned. Reader has them still: it has just said so."""
+        await self._save(**_seen(head), **settlement.reopened(self._job))
+        await self._begin_again()  # pruning may not be done with them
+        log.info("reopened", generation=self._job.generation)
+
     async def _store(self, look: _Look) -> None:
         """The page: its rows go with the last of its chunks, and from then on it need not be asked for again."""
         last = await self._store_chunks(look.packed)
@@ -372,7 +390,7 @@ class _Turn:
         last = await self._store_chunks(look.packed) if look is not None else None
         job, untallied = self._job, self._job.requests - self._tallied
 
-        def work(tx: Transaction) -> tuple[outbox.Event, bool]:
+        def work(tx: Transaction) -> tuple[outbox.Event | None, bool]:
             budget.count(tx, "hydrate", untallied)
             if look is not None and last is not None:
                 last(tx)
@@ -395,6 +413,8 @@ class _Turn:
                 noticed_at=job.noticed_at,
                 settled_at=tx.now,
             )
+            if settlement.restore(tx, job, outcome):
+                return None, False
             event, retry = announce.end(outcome, self._reached_at), self._wants_retry(tx, outcome)
             settlement.settle(tx, job, outcome, None if retry and self._retrying.waits else event, retry=retry)
             return event, retry
@@ -406,7 +426,7 @@ class _Turn:
             status=job.status,
             requests=job.requests,
             verified=verified,
-            event_id=event.id,
+            event_id=event.id if event is not None else None,
             retry=retry,
         )
         self._tell()

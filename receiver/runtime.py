@@ -14,15 +14,17 @@ from receiver.allowance import SharedAllowance
 from receiver.auditor import Auditor
 from receiver.core.retrying import Policy
 from receiver.dispatcher import Dispatcher
-from receiver.errors import ReaderError, SettingsError
+from receiver.errors import ReaderError, SettingsError, StoreError
 from receiver.hooks.http import HttpHook, HttpSender
 from receiver.ingest import Ingest
 from receiver.listener import LEAD, Listener
 from receiver.loops import Loop, Service, run_dry
+from receiver.pruner import Pruner
 from receiver.reader.client import ReaderClient
 from receiver.reader.shapes import RPM_BY_TIER
 from receiver.reconciler import Reconciler
 from receiver.store import budget, jobs, leadership
+from receiver.store.bell import Bell
 from receiver.store.engine import Database
 from receiver.submitter import Submitter
 
@@ -37,7 +39,7 @@ WORKERS = 8
 """Jobs reconciled at once, and events delivered at once, by one process."""
 DRAIN = 3.0
 """Seconds that work under way may take to finish when we are asked to stop."""
-_ALONE = ("auditor", "listener", "submitter")
+_ALONE = ("auditor", "listener", "pruner", "submitter")
 """Loops with one worker."""
 _TIER_FOR = 24 * 3600.0
 _TIER_WITHIN = 10.0
@@ -54,6 +56,7 @@ class Runtime:
     clock: Clock
     ingest: Ingest
     dispatcher: Dispatcher
+    pruner: Pruner
     reconciler: Reconciler | None
     submitter: Submitter | None
     listener: Listener | None
@@ -62,8 +65,33 @@ class Runtime:
     settled: asyncio.Condition
     learning: asyncio.Lock = field(default_factory=asyncio.Lock)
     loops: dict[str, Loop] = field(default_factory=dict)
+    bell: Bell | None = None
+    telling: set[asyncio.Task[None]] = field(default_factory=set)
 
     def wake(self, name: str) -> None:
+        """Have a loop look for work at once, here and at every other replica, wherever it runs."""
+        self.wake_here(name)
+        if self.bell is not None:
+            self.bell.ring(name)
+
+    def hear(self, name: str) -> None:
+        """Another replica has work for this loop."""
+        self.wake_here(name)
+        if name == "dispatcher":  # a job was settled there
+            self.tell_settled()
+
+    def tell_settled(self) -> None:
+        """Have whoever waits for a job look at it."""
+
+        async def tell() -> None:
+            async with self.settled:
+                self.settled.notify_all()
+
+        task = asyncio.create_task(tell())
+        self.telling.add(task)
+        task.add_done_callback(self.telling.discard)
+
+    def wake_here(self, name: str) -> None:
         """Have a loop look for work at once, if it runs here."""
         if (loop := self.loops.get(name)) is not None:
             loop.wake()
@@ -78,7 +106,8 @@ class Runtime:
         began = self.clock.monotonic()
         until = began + seconds
         await self.learn_tier()
-        services: list[Service] = [s for s in (self.submitter, self.auditor, self.reconciler, self.dispatcher) if s is not None]
+        there = (self.submitter, self.auditor, self.reconciler, self.dispatcher, self.pruner)
+        services: list[Service] = [service for service in there if service is not None]
         done = await run_dry(services, workers=WORKERS, until=until, clock=self.clock)
         due = [await service.next_due() for service in services]
         left = any(wait is not None and wait <= 0 for wait in due)
@@ -110,10 +139,14 @@ async def started(
 ) -> AsyncIterator[Runtime]:
     """Open everything; close it in the opposite order. Raises `SettingsError`, `StoreError` or `LockHeldError`."""
     async with AsyncExitStack() as stack:
-        database = await asyncio.to_thread(Database.open, settings.receiver_database_url, clock, migrate=migrate)
+        database = await asyncio.to_thread(Database.of, settings, clock, migrate=migrate)
         stack.push_async_callback(asyncio.to_thread, database.close)
         runtime = await _build(settings, handlers, clock, database, stack)
         await runtime.dispatcher.declare()
+        if database.line is not None:
+            runtime.bell = Bell(database, database.line, clock, heard=runtime.hear)
+            stack.push_async_callback(runtime.bell.stop)
+            runtime.bell.start(listens=loops)
         if loops:
             for name, service in _services(runtime).items():
                 runtime.loops[name] = Loop(name, service, clock, workers=1 if name in _ALONE else WORKERS)
@@ -145,17 +178,9 @@ async def _build(settings: Settings, handlers: Registry, clock: Clock, database:
     reader, reconciler, submitter, listener, auditor = None, None, None, None, None
     runtime: Runtime
 
-    async def tell() -> None:
-        async with settled:
-            settled.notify_all()
-
-    telling: set[asyncio.Task[None]] = set()
-
     def on_settled(_: str) -> None:
         runtime.wake("dispatcher")
-        task = asyncio.create_task(tell())
-        telling.add(task)
-        task.add_done_callback(telling.discard)
+        runtime.tell_settled()
 
     if settings.reader_api_key is not None:
         allowance = SharedAllowance(database, clock, rpm=settings.rpm, share=settings.receiver_rpm_share)
@@ -188,7 +213,10 @@ async def _build(settings: Settings, handlers: Registry, clock: Clock, database:
         for name in ("unauthenticated", "insufficient_credits"):
             await database.write(lambda tx, name=name: budget.resume(tx, name))  # type: ignore[misc]
     ingest = Ingest(database, clock, on_cue=lambda: runtime.wake("reconciler"))
-    runtime = Runtime(settings, database, clock, ingest, dispatcher, reconciler, submitter, listener, auditor, reader, settled)
+    pruner = Pruner(database, clock, owner=owner, retention=settings.receiver_retention, tolerance=settings.receiver_tolerance)
+    runtime = Runtime(
+        settings, database, clock, ingest, dispatcher, pruner, reconciler, submitter, listener, auditor, reader, settled
+    )
     return runtime
 
 
@@ -211,13 +239,17 @@ def _services(runtime: Runtime) -> dict[str, Service]:
         "submitter": runtime.submitter,
         "reconciler": runtime.reconciler,
         "dispatcher": runtime.dispatcher,
+        "pruner": runtime.pruner,
     }
     return {name: service for name, service in named.items() if service is not None}
 
 
 async def _keep_learning(runtime: Runtime) -> None:
     while True:
-        await runtime.learn_tier()
+        try:
+            await runtime.learn_tier()
+        except StoreError as error:
+            log.warning("tier_unknown", hint=str(error))
         await runtime.clock.sleep(3600.0)
 
 

@@ -75,6 +75,19 @@ def _rpm(value: Any) -> Any:
     return value
 
 
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+
+
+def _time(value: Any) -> Any:
+    """A span of time as people write it, in seconds."""
+    if value in (0, "0"):
+        return 0.0
+    written = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", value.strip().lower()) if isinstance(value, str) else None
+    if written is None:
+        raise ValueError("must be a whole number and its unit, s, m, h, d or w, such as 30d or 12h; 0 keeps everything")
+    return int(written[1]) * _UNITS[written[2]]
+
+
 def _hook_list(value: Any) -> Any:
     form = 'must be a JSON list of {"name", "url", "secret"?, "events"?, "timeout"?}'
     if isinstance(value, str):
@@ -97,6 +110,12 @@ def _hook_secret(secret: SecretStr | None) -> SecretStr | None:
         if not key:
             raise ValueError("must be base64, with or without whsec_ before it (Standard Webhooks)")
     return secret
+
+
+def _schema(name: str) -> str:
+    if not re.fullmatch(r"(?!pg_)[a-z_][a-z0-9_]{0,47}", name):
+        raise ValueError("must be 1 to 48 of a-z 0-9 _, and begin neither with a digit nor with pg_")
+    return name
 
 
 Url = Annotated[str, AfterValidator(_http_url)]
@@ -145,10 +164,15 @@ class Settings(BaseSettings):
     receiver_rpm_share: Annotated[float, Field(gt=0, le=1)] = 0.8
     receiver_public_url: BaseUrl | None = None
     receiver_database_url: Annotated[str, Field(repr=False)] = "sqlite:///receiver.db"
+    receiver_database_schema: Annotated[str, AfterValidator(_schema)] | None = None
+    receiver_database_pool: Annotated[int, Field(ge=2, le=200)] = 8
+    receiver_database_timeout: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    receiver_database_prepare: bool = False
     receiver_api_keys: Tokens = ()
     receiver_hooks: Annotated[tuple[HookSettings, ...], NoDecode, BeforeValidator(_hook_list), AfterValidator(_distinct)] = ()
     receiver_tolerance: Annotated[int, Field(ge=1, le=86400)] = 300
     receiver_max_body: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
+    receiver_retention: Annotated[float, BeforeValidator(_time)] = 0.0
     receiver_listen: bool = True
     receiver_loops: bool = True
     receiver_allow_unsigned: bool = False

@@ -41,6 +41,8 @@ class JobView:
     ended_at: float | None
     noticed_at: float | None
     settled_at: float | None
+    pruned_at: float | None
+    """When retention took its results away; None: they are here, or there were none."""
     tracked_at: float
     trouble: str | None
     held: bool
@@ -78,6 +80,7 @@ def view(tx: Transaction, job: jobs.Job) -> JobView:
         ended_at=outcome.ended_at if outcome else None,
         noticed_at=outcome.noticed_at if outcome else job.noticed_at,
         settled_at=outcome.settled_at if outcome else None,
+        pruned_at=outcome.pruned_at if outcome and outcome.results else None,
         tracked_at=job.tracked_at,
         trouble=job.trouble,
         held=job.held,
@@ -102,7 +105,7 @@ def listing(tx: Transaction, *, status: str | None, skip: int, limit: int) -> tu
 async def read_results(
     database: Database, job_id: str, generation: int, *, skip: int = 0, limit: int | None = None
 ) -> AsyncIterator[bytes]:
-    """Each result's JSON, exactly as it came, in short transactions."""
+    """Each result's JSON, exactly as it came, in short transactions. Raises `ResultsPrunedError` where they are kept no longer."""
     position, left = skip, limit
     while left is None or left > 0:
 

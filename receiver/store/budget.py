@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, delete, func, select, text, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from receiver.store.tables import grants, limits, pauses, tallies
 from receiver.store.transaction import Transaction, per_dialect
@@ -42,9 +42,7 @@ class Denied:
 
 def acquire(tx: Transaction, purpose: Purpose, *, rpm: int | None, share: float, lasts: float) -> Granted | Denied:
     """Ask for one request. `rpm`: the configured limit (None: what the tier tells); `lasts` bounds how long the request runs."""
-    if tx.is_postgresql:
-        # Counting and inserting must be one step between replicas. Transaction-scoped, so it works behind a pooler.
-        tx.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+    tx.alone(_LOCK)  # counting and inserting must be one step between replicas
     now = {"now": tx.now}
     pause = tx.execute(_PAUSE, now).first()
     if pause is not None:

@@ -25,6 +25,12 @@ def resign(tx: Transaction, name: str, *, owner: str) -> None:
     tx.execute(delete(leases).where(leases.c.name == name, leases.c.owner == owner))
 
 
+def next_free(tx: Transaction, name: str) -> float:
+    """Seconds until anybody may take the lead whose holder does not renew it (negative: it is free)."""
+    until = tx.execute(select(leases.c.until).where(leases.c.name == name)).scalar()
+    return 0.0 if until is None else until - tx.now
+
+
 def led(tx: Transaction, name: str) -> bool:
     """Whether anybody leads."""
     return tx.execute(select(leases.c.name).where(leases.c.name == name, leases.c.until > tx.now)).first() is not None

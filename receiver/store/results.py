@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import zstandard
-from sqlalchemy import ColumnElement, delete, func, select, tuple_
+from sqlalchemy import ColumnElement, Table, delete, func, select, tuple_
 
 from receiver.core.hydration import Row
+from receiver.errors import ResultsPrunedError
 from receiver.store.tables import chunks, outcomes, results
 from receiver.store.transaction import Transaction, per_dialect
 
 CHUNK = 512 * 1024
 """Bytes of JSON in a chunk: a commit of one takes about as long as one of many deliveries."""
 _ROWS_SWEPT, _CHUNKS_SWEPT = 1000, 64
-"""Deleted in one transaction, at most."""
+"""Deleted at once, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,27 +77,51 @@ def count(tx: Transaction, job_id: str, generation: int) -> tuple[int, int]:
     return total, failed
 
 
-def drop_some(tx: Transaction, job_id: str, generation: int) -> bool:
-    """Delete a part of what a reading has stored, rows first; True while there is more. A transaction stays short.
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """What was deleted, and whether there is more."""
 
-    A settled generation stays: its handlers and replays read it, whatever becomes of the job.
+    rows: int = 0
+    chunks: int = 0
+    more: bool = False
+
+
+def drop_some(tx: Transaction, job_id: str, generation: int) -> bool:
+    """Delete a part of what a reading has stored; True while there is more.
+
+    A settled generation stays, unless it was pruned: its handlers and replays read it, whatever becomes of the job.
     """
-    settled = select(outcomes.c.generation).where(outcomes.c.job_id == job_id, outcomes.c.generation == generation)
-    if tx.execute(settled).first() is not None:
+    of = (outcomes.c.job_id == job_id, outcomes.c.generation == generation)
+    if tx.execute(select(outcomes.c.generation).where(*of, outcomes.c.pruned_at.is_(None))).first() is not None:
         return False
-    for table, most in ((results, _ROWS_SWEPT), (chunks, _CHUNKS_SWEPT)):
-        of = (table.c.job_id == job_id, table.c.generation == generation)
-        key = [column for column in table.primary_key if column.name not in {"job_id", "generation"}]
-        some = select(*key).where(*of).limit(most)
-        if tx.execute(delete(table).where(*of, tuple_(*key).in_(some))).rowcount == most:
-            return True
-    return False
+    return drop_part(tx, job_id, generation).more
+
+
+def drop_part(tx: Transaction, job_id: str, generation: int) -> Dropped:
+    """The same of any generation, rows first. A transaction stays short."""
+    rows = _delete_some(tx, results, job_id, generation, _ROWS_SWEPT)
+    if rows == _ROWS_SWEPT:
+        return Dropped(rows, more=True)
+    parts = _delete_some(tx, chunks, job_id, generation, _CHUNKS_SWEPT)
+    return Dropped(rows, parts, more=parts == _CHUNKS_SWEPT)
+
+
+def _delete_some(tx: Transaction, table: Table, job_id: str, generation: int, most: int) -> int:
+    of = (table.c.job_id == job_id, table.c.generation == generation)
+    key = [column for column in table.primary_key if column.name not in {"job_id", "generation"}]
+    return tx.execute(delete(table).where(*of, tuple_(*key).in_(select(*key).where(*of).limit(most)))).rowcount
 
 
 def read_slices(
     tx: Transaction, job_id: str, generation: int, *, skip: int, limit: int, max_bytes: int | None = None
 ) -> list[bytes]:
-    """The JSON of results `skip`…, at most `limit` and, after the first, at most `max_bytes` together."""
+    """The JSON of results `skip`…, at most `limit` and, after the first, at most `max_bytes` together.
+
+    Raises `ResultsPrunedError` where there were some.
+    """
+    of = (outcomes.c.job_id == job_id, outcomes.c.generation == generation)
+    if tx.execute(select(outcomes.c.results).where(*of, outcomes.c.pruned_at.is_not(None))).scalar():
+        raise ResultsPrunedError.of(job_id)  # looked at each time: it may come between two parts of one reading
     chosen = tx.execute(
         select(results.c.page, results.c.start, results.c.length)
         .where(*_of(job_id, generation), results.c.position >= skip)

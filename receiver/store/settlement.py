@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from receiver.core.lifecycle import State
 from receiver.core.retrying import Retry
 from receiver.core.schedule import late_look
-from receiver.store import jobs, outbox
+from receiver.store import jobs, measures, outbox
 from receiver.store.tables import outcomes
 from receiver.store.transaction import Transaction
 
@@ -31,6 +31,11 @@ class Outcome:
     ended_at: float | None
     noticed_at: float
     settled_at: float
+    pruned_at: float | None = None
+    """When retention began to take its results away."""
+
+
+_COLUMNS = [outcomes.c[name] for name in Outcome.__slots__]
 
 
 def settle(tx: Transaction, job: jobs.Job, outcome: Outcome, event: outbox.Event | None, *, retry: bool = False) -> None:
@@ -57,22 +62,62 @@ def settle(tx: Transaction, job: jobs.Job, outcome: Outcome, event: outbox.Event
         expects_end=False,
         page_limit=100,
     )
-    tx.execute(outcomes.insert().values(**{name: getattr(outcome, name) for name in Outcome.__slots__}))
+    tx.execute(outcomes.insert().values(**{column.name: getattr(outcome, column.name) for column in _COLUMNS}))
     if event is not None:
         outbox.publish(tx, event)
+    took = [measures.delay("settled", outcome.settled_at - outcome.noticed_at)]
+    if outcome.ended_at is not None:
+        took.append(measures.delay("noticed", outcome.noticed_at - outcome.ended_at))
+    measures.note(tx, measures.Measure("ended", f"{outcome.status} {outcome.discovered_by}"), *took)
+
+
+def reopened(job: jobs.Job) -> dict[str, Any]:
+    """What to write of a settled job to have the results of its newest generation, pruned since, read again."""
+    return {
+        "state": State.HYDRATING,
+        "settled_generation": job.generation - 1,
+        "restarts": 0,
+        "attempts": 0,
+        "misses": 0,
+        "refetch": False,
+    }
+
+
+def restore(tx: Transaction, job: jobs.Job, outcome: Outcome) -> bool:
+    """Settle a reopened job, if it is one: its results are there again, to be pruned anew in time. Its end was told long ago.
+
+    Raises `LeaseLostError`.
+    """
+    ours = (outcomes.c.job_id == outcome.job_id, outcomes.c.generation == outcome.generation)
+    known = {name: getattr(outcome, name) for name in ("document", "results", "failed_urls", "verified", "settled_at")}
+    if tx.execute(update(outcomes).where(*ours).values(**known, pruned_at=None, swept=False)).rowcount == 0:
+        return False
+    jobs.finish(
+        tx,
+        job,
+        due_at=None,
+        state=State.SETTLED,
+        settled_generation=outcome.generation,
+        restarts=0,
+        attempts=0,
+        misses=0,
+        trouble=None,
+        page_limit=100,
+    )
+    return True
 
 
 def get_outcome(tx: Transaction, job_id: str, generation: int) -> Outcome | None:
     """What became of one generation."""
     where = (outcomes.c.job_id == job_id, outcomes.c.generation == generation)
-    row = tx.execute(select(outcomes).where(*where)).one_or_none()
+    row = tx.execute(select(*_COLUMNS).where(*where)).one_or_none()
     return None if row is None else Outcome(**_mapping(row))
 
 
 def first_outcome(tx: Transaction, job_id: str) -> Outcome | None:
     """What became of the first generation that was settled."""
     where = outcomes.c.job_id == job_id
-    row = tx.execute(select(outcomes).where(where).order_by(outcomes.c.generation).limit(1)).one_or_none()
+    row = tx.execute(select(*_COLUMNS).where(where).order_by(outcomes.c.generation).limit(1)).one_or_none()
     return None if row is None else Outcome(**_mapping(row))
 
 

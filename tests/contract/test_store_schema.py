@@ -65,7 +65,16 @@ def describe(connection: Connection) -> set[str]:
         facts |= {f"{table}: unique {unique['column_names']}" for unique in inspector.get_unique_constraints(table)}
         facts |= {f"{table}: key {inspector.get_pk_constraint(table)['constrained_columns']}"}
         facts |= {f"{table}: options {inspector.get_table_options(table)}"}
-    return facts
+    return facts | (_layout(connection) if connection.dialect.name == "postgresql" else set())
+
+
+def _layout(connection: Connection) -> set[str]:
+    """What an inspection leaves out: how PostgreSQL is to fill the pages, and what it compresses and compares how."""
+    tables = "SELECT relname, reloptions FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+    columns = "SELECT attrelid::regclass, attname, attstorage, attcollation::regcollation FROM pg_attribute WHERE attnum > 0 AND "
+    ours = "attrelid IN (SELECT oid FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace)"
+    rows = [*connection.execute(text(tables)), *connection.execute(text(columns + ours))]
+    return {f"{row[0]}: layout {tuple(row)}" for row in rows if row[0] != "alembic_version"}
 
 
 def test_the_migrations_make_what_the_code_believes(empty_url: str) -> None:

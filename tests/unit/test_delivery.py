@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.core.delivery import JOB_ID, Claims, Delivery, Meaning, read_headers, understand
+from receiver.core.delivery import JOB_ID, Claims, Delivery, Meaning, keys_signed_before, read_headers, understand
 from receiver.errors import SignatureError
 
 T = "1712275200"
@@ -378,9 +378,46 @@ def test_the_same_signed_bytes_share_a_key_under_any_delivery_id(
     assert keys(body, one, at) & keys(body, other, at)
 
 
-@given(BODIES, st.text("abc:-", min_size=1, max_size=8), TIMES, TIMES)
-def test_one_delivery_signed_again_shares_a_key(body: bytes, delivery_id: str, one: str, other: str) -> None:
-    assert keys(body, delivery_id, one) & keys(body, delivery_id, other)
+@given(BODIES, st.text("abc:-", min_size=1, max_size=8), TIMES, st.integers(0, 600))
+def test_one_delivery_signed_again_shares_a_key(body: bytes, delivery_id: str, one: str, later: int) -> None:
+    """At any two times that pass at the same moment: 300 s old and 300 s ahead."""
+    assert keys(body, delivery_id, one) & keys(body, delivery_id, str(int(one) + later))
+
+
+@pytest.mark.parametrize("at", [21600 - 601, 21600 - 600, 21600 - 1, 21600, 21600 + 599])
+@pytest.mark.parametrize("later", [0, 1, 599, 600])
+def test_one_delivery_signed_again_where_a_span_ends_shares_a_key(at: int, later: int) -> None:
+    first = 1_700_000_000 // 21600 * 21600 + at
+    assert keys(b"{}", "a", str(first)) & keys(b"{}", "a", str(first + later))
+
+
+@given(BODIES, st.text("abc:-", min_size=1, max_size=8), st.lists(st.integers(10**9, 2 * 10**9), min_size=2, max_size=2))
+def test_keys_of_a_signed_delivery_are_in_the_order_of_their_time(body: bytes, delivery_id: str, times: list[int]) -> None:
+    """So that they are added at the end of a large index, and pruned from its beginning."""
+    first, second = sorted(times)
+    if second - first > 6 * 3600 + 600:
+        for kind in "ds":
+            early, late = ([key for key in keys(body, delivery_id, str(at)) if key[0] == kind] for at in (first, second))
+            assert max(early) < min(late)
+
+
+@given(BODIES, st.text("abc:-", min_size=1, max_size=8), st.integers(10**9, 2 * 10**9), st.integers(10**9, 2 * 10**9))
+def test_what_is_pruned_by_time_was_signed_before_it(body: bytes, delivery_id: str, at: int, before: int) -> None:
+    """And of what was signed well before it, nothing is left."""
+    gone = {
+        key for key in keys(body, delivery_id, str(at)) if any(first <= key < end for first, end in keys_signed_before(before))
+    }
+    if at >= before:
+        assert not gone
+    if at < before - 2 * 6 * 3600:
+        assert gone == keys(body, delivery_id, str(at))
+
+
+def test_no_unsigned_key_is_taken_for_a_signed_one_when_pruned() -> None:
+    for delivery_id in (None, "a", "078703:a"):
+        (key,) = keys(b"{}", delivery_id, None)
+        assert not any(first <= key < end for first, end in keys_signed_before(2e9))
+        assert key >= "u"
 
 
 @given(BODIES, BODIES, IDS, IDS, TIMES, TIMES)

@@ -64,10 +64,15 @@ VARIABLES: dict[str, tuple[Any, str, Any]] = {
     "RECEIVER_RPM_SHARE": (0.8, "0.5", 0.5),
     "RECEIVER_PUBLIC_URL": (None, "https://hooks.example.com/", "https://hooks.example.com"),
     "RECEIVER_DATABASE_URL": ("sqlite:///receiver.db", "postgres://u:p@h/db", "postgres://u:p@h/db"),
+    "RECEIVER_DATABASE_SCHEMA": (None, "reader_jobs", "reader_jobs"),
+    "RECEIVER_DATABASE_POOL": (8, "20", 20),
+    "RECEIVER_DATABASE_TIMEOUT": (30.0, "5.5", 5.5),
+    "RECEIVER_DATABASE_PREPARE": (False, "true", True),
     "RECEIVER_API_KEYS": ((), "token-a,,token-b ,", ("token-a", "token-b")),
     "RECEIVER_HOOKS": ((), json.dumps([HOOK]), (HookSettings(name=HOOK["name"], url=HOOK["url"]),)),
     "RECEIVER_TOLERANCE": (300, "60", 60),
     "RECEIVER_MAX_BODY": (1048576, "65536", 65536),
+    "RECEIVER_RETENTION": (0.0, "30d", 30 * 86400.0),
     "RECEIVER_LISTEN": (True, "false", False),
     "RECEIVER_STALLED_AFTER": (1800.0, "60", 60.0),
     "RECEIVER_RETRY_FAILED": (0, "2", 2),
@@ -205,6 +210,7 @@ def test_a_secret_that_no_sender_could_hold_is_refused(env: Any) -> None:
 # -- mistakes ----------------------------------------------------------------------------------------------------------------
 
 A_URL = "must be a URL that begins with http:// or https:// and names a host"
+A_SCHEMA = "must be 1 to 48 of a-z 0-9 _, and begin neither with a digit nor with pg_"
 A_LIST = 'must be a JSON list of {"name", "url", "secret"?, "events"?, "timeout"?}'
 
 
@@ -233,6 +239,9 @@ A_LIST = 'must be a JSON list of {"name", "url", "secret"?, "events"?, "timeout"
         ("RECEIVER_RPM_SHARE", "0", "Input should be greater than 0"),
         ("RECEIVER_RPM_SHARE", "1.1", "Input should be less than or equal to 1"),
         ("RECEIVER_RPM_SHARE", "nan", "Input should be less than or equal to 1"),
+        *[("RECEIVER_DATABASE_SCHEMA", name, A_SCHEMA) for name in ("Jobs", "a-b", 'a"b', "a.b", "1st", "pg_own", "é", "x" * 49)],
+        ("RECEIVER_DATABASE_POOL", "1", "Input should be greater than or equal to 2"),
+        ("RECEIVER_DATABASE_TIMEOUT", "-1", "Input should be greater than or equal to 0"),
         ("RECEIVER_TOLERANCE", "five minutes", "Input should be a valid integer, unable to parse string as an integer"),
         ("RECEIVER_TOLERANCE", "0", "Input should be greater than or equal to 1"),
         ("RECEIVER_TOLERANCE", "-300", "Input should be greater than or equal to 1"),
