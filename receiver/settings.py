@@ -151,7 +151,7 @@ Tokens = Annotated[tuple[Token, ...], NoDecode, BeforeValidator(_listed)]
 
 
 class Settings(BaseSettings):
-    """All settings. Each field's name, in capitals, is its environment variable; INTERFACE of the package."""
+    """All settings. Each field's name, in capitals, is its environment variable."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, toml_file=TOML

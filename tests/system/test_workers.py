@@ -130,7 +130,10 @@ def test_each_worker_serves_the_receiver_of_a_module(tmp_path: Path, url: str) -
     )
     with Several(tmp_path, url, "app:receiver") as server:
         assert server.post(delivery()).status == 202
-        assert {line["pid"] for line in server.log if line["event"] == "loaded"} == {worker.pid for worker in server.workers}
+        # The first to be ready answers already while the others load.
+        until(
+            lambda: {line["pid"] for line in server.log if line["event"] == "loaded"} == {worker.pid for worker in server.workers}
+        )
 
 
 def test_on_sqlite_more_than_one_is_refused_with_a_reason(tmp_path: Path) -> None:
