@@ -30,6 +30,7 @@ def _audits(w: World) -> int:
     return sum(row["path"] == "/v1/webhooks" for row in w.reader.ledger()["requests"])
 
 
+@pytest.mark.slow
 async def test_failed_deliveries_are_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with world(tmp_path, seed=1, job_seconds=0.1, loops=False, lose=1.0) as w:
         await _public(w)

@@ -556,6 +556,7 @@ def test_jobs_in_a_pipe_are_whole_and_on_a_narrow_terminal_columns_go_before_wor
     assert "…" not in narrow
 
 
+@pytest.mark.slow
 def test_a_job_that_did_not_complete_is_exit_code_1_for_who_watches_it(tmp_path: Path) -> None:
     with BackgroundSandbox(seed=1, job_seconds=0.1, job_failures=1) as reader:
         desk = Desk(tmp_path, reader)

@@ -23,6 +23,7 @@ def adds_up(told: dict[str, Any]) -> bool:
     return bool(webhooks["sent"] - webhooks["lost"] + webhooks["duplicated"] == webhooks["accepted"] + webhooks["duplicates"])
 
 
+@pytest.mark.slow
 def test_half_of_the_webhooks_lost_costs_nothing_but_a_few_looks() -> None:
     """Every result stored once, one event a job, hydrating at the lower bound, looks within theirs."""
     told = demo("--jobs", "20", "--pages", "250", "--loss", "0.5", "--seed", "7")

@@ -120,6 +120,7 @@ SCENES: list[Callable[[Path], None]] = [
 ]
 
 
+@pytest.mark.slow
 def test_nothing_that_takes_its_time_holds_it_up(tmp_path: Path) -> None:
     """All at once, each beside a server of its own: what they cost is time."""
     with ThreadPoolExecutor(len(SCENES)) as pool:

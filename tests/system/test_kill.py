@@ -101,6 +101,7 @@ def survives(folder: Path, cycles: int) -> None:
     assert server.rows("PRAGMA integrity_check") == [("ok",)]
 
 
+@pytest.mark.slow
 def test_three_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     survives(tmp_path, 3)
 

@@ -50,6 +50,7 @@ async def test_a_stream_that_breaks_is_followed_again(tmp_path: Path) -> None:
         assert (await w.event(job)).event.discovered_by == "stream"
 
 
+@pytest.mark.slow
 async def test_a_retry_elsewhere_is_heard_of_without_its_webhook(tmp_path: Path) -> None:
     async with world(tmp_path, seed=1, job_seconds=0.3, lose=1.0, settings=LISTENING) as w:
         await _listening(w)

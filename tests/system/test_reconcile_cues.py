@@ -86,6 +86,7 @@ async def test_a_webhook_that_the_poll_overtook_is_not_taken_for_lost(tmp_path: 
         assert [(outlook.ended, outlook.told) for outlook in outlooks] == [(1, 0), (1, 1)]
 
 
+@pytest.mark.slow
 async def test_a_thousand_page_events_cost_no_request(tmp_path: Path) -> None:
     async with world(tmp_path, seed=1, job_seconds=60, lose=1.0) as w:
         job = await w.elsewhere(250)
