@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -42,7 +43,13 @@ def configure(style: Literal["console", "json"] | None, *, level: int = logging.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     # It warns of each malformed request: anybody could fill a disk with that.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    # They tell of each failed connection, which is told with the attempt it belongs to.
+    for client in ("aiormq", "aio_pika", "nats"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)
 
+
+_STAMP = 2
+"""Where among the processors the one is that knows the time."""
 
 _encoder = msgspec.json.Encoder(enc_hook=repr)
 
@@ -53,6 +60,41 @@ def _as_json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
         return _encoder.encode(event).decode()
     except UnicodeEncodeError:  # half a surrogate pair, which it does not write
         return json.dumps(event, default=repr)
+
+
+class Lines:
+    """Lines that come many at once, such as one for each delivery of a group: written at once, at the end of the loop's turn.
+
+    In JSON, as `configure` has it, that takes a fifth of the time. In any other form they are logged one by one, as ever.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._log = structlog.get_logger(name)
+        self._waiting: list[dict[str, Any]] = []
+
+    def info(self, line: dict[str, Any]) -> None:
+        """Log it soon; its `event` says what. Call it on an event loop."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self.write)
+        self._waiting.append(line)
+
+    def write(self) -> None:
+        """Log what waits."""
+        lines, self._waiting = self._waiting, []
+        processors = structlog.get_config()["processors"]
+        if processors[-1] is not _as_json or structlog.contextvars.get_contextvars():
+            for line in lines:
+                self._log.info(**line)
+            return
+        stamp = processors[_STAMP](None, "", {})["timestamp"]
+        for line in lines:
+            line["level"], line["timestamp"] = "info", stamp
+        try:
+            text = _encoder.encode_lines(lines).decode()
+        except UnicodeEncodeError:
+            text = "".join(f"{_as_json(None, '', line)}\n" for line in lines)
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _without_nothing(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:

@@ -23,6 +23,8 @@ EVERY = 60.0
 KEYS_FOR = 24 * 3600.0
 """Seconds for which dedupe keys are kept at least: far longer than anybody sends a delivery again. What came later still would be
 looked into, and found to have been told."""
+HOURS_FOR = 8 * 86400.0
+"""Seconds for which the counts of each hour are kept: a week and what today shows of it."""
 _SHARE = 4
 """One part of the time in so many is spent writing: the rest is left to others."""
 
@@ -120,6 +122,7 @@ def _steps(retention: float, tolerance: float) -> list[_Step]:
         # By the time they were signed at, which may be that much before they came.
         _Step("keys", keys_for + tolerance, pruning.signed_keys),
         _Step("keys", keys_for, pruning.unsigned_keys),
+        _Step("hours", HOURS_FOR, pruning.old_hours),
     ]
     if not retention:
         return always
@@ -128,5 +131,6 @@ def _steps(retention: float, tolerance: float) -> list[_Step]:
         _Step("deliveries", retention, pruning.old_deliveries),
         _Step("results", retention, pruning.old_results),
         _Step("events", retention, pruning.old_events),
+        _Step("history", retention, pruning.old_history),
         _Step("submissions", max(retention, KEYS_FOR), pruning.old_submissions),
     ]

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
 from hashlib import sha256
 from typing import Any, Final, NamedTuple
 
+from receiver.core.fingerprint import HEADER
 from receiver.errors import SignatureError
 
 
@@ -33,16 +34,17 @@ class Meaning(StrEnum):
 
 
 class Claims(NamedTuple):
-    """The four Reader headers of one request, as text; None where absent."""
+    """The four Reader headers of one request, as text; None where absent. `webhook`: what our own webhooks carry (fingerprint.py)."""
 
     event: str | None = None
     delivery_id: str | None = None
     timestamp: str | None = None
     signature: str | None = None
+    webhook: str | None = None
 
 
 class Delivery(NamedTuple):
-    """A delivery, understood. `keys` identify it: what was signed, and its id with its body."""
+    """A delivery, understood. `key` and `id_keys` tell whether it is known: what was signed, and its id with its body."""
 
     body: bytes
     meaning: Meaning
@@ -51,17 +53,21 @@ class Delivery(NamedTuple):
     reason: str | None
     delivery_id: str | None
     timestamp: int | None
-    keys: tuple[str, ...]
+    digest: str
+    """Of the body."""
+    key: str
+    """Known: the same has come before."""
+    id_keys: tuple[str, ...]
+    """Known with the same digest: the same has come before under this id. Known with another: the id is used again."""
 
     @property
     def signed(self) -> bool:
         """Whether its signature was verified (it carries the signed timestamp only then)."""
         return self.timestamp is not None
 
-    @property
-    def id_keys(self) -> tuple[str, ...]:
-        """What its keys with an id have in common with those of another body under the same id."""
-        return () if self.delivery_id is None else tuple(key[:-_DIGEST] for key in self.keys if key[0] in "du")
+    def key_with_body(self, id_key: str) -> str:
+        """What stands for the id and this body, where the id is known with another."""
+        return f"{id_key.replace('d', 'e', 1)}:{self.digest}"
 
 
 JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -72,13 +78,15 @@ _EVENT: Final = re.compile(r"[\x21-\x7e]{1,64}")
 _SPAN, _OVERLAP = 6 * 3600, 600
 """Seconds. Ids are random: led by the span of time they were signed in, new keys touch only the end of a large index. Reader signs
 its attempts anew for half a minute, and 600 s is all that may lie between two timestamps that pass at the same moment."""
-_DIGEST = 64
+_DIGEST = 32
+"""Hexadecimal digits of a SHA-256 that tell bodies apart. Who could make two alike would have to sign both."""
 
 _NAMED: Final = (("jobId",), ("job_id",), ("data", "jobId"))
 """Fields that can only mean a job."""
 _GENERIC: Final = (("data", "id"), ("job", "id"), ("id",))
 """Fields that may mean something else (an event's own id, a page's): weighed only where none of the named ones stands,
 unless their value says by its prefix that it is a job's."""
+_ELSEWHERE: Final = {place[0] for place in (*_NAMED, *_GENERIC)} - {"jobId"}
 
 _MEANINGS: Final = {
     "job.completed": Meaning.ENDED,
@@ -92,6 +100,7 @@ _HEADERS: Final = {
     b"x-reader-delivery": "delivery_id",
     b"x-reader-timestamp": "timestamp",
     b"x-reader-signature": "signature",
+    HEADER.lower().encode(): "webhook",
 }
 
 
@@ -114,50 +123,54 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> Claims:
 
 def understand(body: bytes, claims: Claims, *, signed: bool) -> Delivery:
     """Read a delivery whose signature is verified, or that is let in unsigned (`signed=False`). Raises nothing."""
-    delivery_id = claims.delivery_id if _DELIVERY_ID.fullmatch(claims.delivery_id or "") else None
-    hint = claims.event if _EVENT.fullmatch(claims.event or "") else None  # not signed
-    document, unreadable = _parse(body)
-    event = _event(document) or hint
-    job_id, reason = _job_id(document)
-    if unreadable is not None:
-        reason = unreadable  # whatever the header says of it: a body we cannot read must not pass for one that needs no reading
-    elif event is not None and not event.startswith("job."):
-        reason = None  # `credit.low` and `session.*` name no job and need none
+    event, delivery_id, timestamp = claims.event, claims.delivery_id, claims.timestamp
+    if delivery_id is not None and not _DELIVERY_ID.fullmatch(delivery_id):
+        delivery_id = None
+    document, reason = _parse(body)
+    event = _event(document) or (event if event is not None and _EVENT.fullmatch(event) else None)  # the header's is not signed
+    # Whatever the header says of it: a body we cannot read must not pass for one that needs no reading.
+    job_id = None
+    if reason is None:
+        job_id, reason = _job_id(document)
+        if reason is not None and event is not None and not event.startswith("job."):
+            reason = None  # `credit.low` and `session.*` name no job and need none
     if reason is not None:
         meaning = Meaning.UNREADABLE
     elif event is None:
         meaning = Meaning.ENDED  # a job and no word of what happened: looking is always right
     else:
         meaning = _MEANINGS.get(event, Meaning.NOTHING)
-    return Delivery(
-        body=body,
-        meaning=meaning,
-        job_id=job_id,
-        event=event,
-        reason=reason,
-        delivery_id=delivery_id,
-        timestamp=int(claims.timestamp) if signed and claims.timestamp is not None else None,
-        keys=tuple(_keys(body, delivery_id, claims.timestamp if signed else None)),
-    )
-
-
-def _keys(body: bytes, delivery_id: str | None, timestamp: str | None) -> Iterator[str]:
-    digest = sha256(body).hexdigest()
-    if timestamp is not None:
-        # Stands for the signature, which is a function of the two. Led by the time, so that new keys append to the index.
-        yield f"s{timestamp}:{digest}"
-        if delivery_id is not None:
-            # Just before a span ends, of the next one too: what is signed again after it is known by that.
-            for span in sorted({int(timestamp) // _SPAN, (int(timestamp) + _OVERLAP) // _SPAN}):
-                yield f"d{span:06}:{delivery_id}:{digest}"
+    digest = sha256(body).hexdigest()[:_DIGEST]
+    if not signed or timestamp is None:
+        signed_at, keys = None, _unsigned_keys(delivery_id, digest)
     else:
-        # Keys of their own: what anybody can send must not make what Reader sends a duplicate.
-        yield f"u{delivery_id or ''}:{digest}"
+        signed_at = int(timestamp)
+        # The key stands for the signature, which is a function of the two. Led by the time, so that new keys append to the index.
+        keys = f"s{timestamp}:{digest}", () if delivery_id is None else _id_keys(delivery_id, signed_at)
+    return Delivery(body, meaning, job_id, event, reason, delivery_id, signed_at, digest, *keys)
+
+
+def _id_keys(delivery_id: str, timestamp: int) -> tuple[str, ...]:
+    span, passed = divmod(timestamp, _SPAN)
+    key = f"d{span:06}:{delivery_id}"
+    # Just before a span ends, of the next one too: what is signed again after it is known by that.
+    return (key,) if passed < _SPAN - _OVERLAP else (key, f"d{span + 1:06}:{delivery_id}")
+
+
+def _unsigned_keys(delivery_id: str | None, digest: str) -> tuple[str, tuple[str, ...]]:
+    # Keys of their own: what anybody can send must not make what Reader sends a duplicate.
+    return f"u:{digest}:{delivery_id or ''}", () if delivery_id is None else (f"ud:{delivery_id}",)
+
+
+def key_by_id(delivery_id: str | None, timestamp: int | None) -> str | None:
+    """Of a signed delivery: the key by which it is known when it is signed anew under the same id."""
+    return None if delivery_id is None or timestamp is None else _id_keys(delivery_id, timestamp)[0]
 
 
 def keys_signed_before(timestamp: float) -> tuple[tuple[str, str], ...]:
     """Ranges (from, up to) that hold only keys of deliveries signed before `timestamp`, and nearly all of those there are."""
-    return ("d", f"d{int(timestamp) // _SPAN:06}"), ("s", f"s{int(timestamp)}")
+    span = f"{int(timestamp) // _SPAN:06}"
+    return ("d", f"d{span}"), ("e", f"e{span}"), ("s", f"s{int(timestamp)}")
 
 
 def _parse(body: bytes) -> tuple[_Members, str | None]:
@@ -167,34 +180,39 @@ def _parse(body: bytes) -> tuple[_Members, str | None]:
         document = _JSON.decode(body.decode().removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         return _Members(), "too deeply nested" if isinstance(error, RecursionError) else "not JSON in UTF-8"
-    if not isinstance(document, _Members):
+    if type(document) is not _Members:
         return _Members(), "the top level is not an object"
     return document, None
 
 
 def _job_id(document: _Members) -> tuple[str | None, str | None]:
     """(job id, None), or (None, why there is no one job)."""
+    candidates = _candidates(document)
+    ids = {value for value in candidates if type(value) is str and JOB_ID.fullmatch(value)}
+    if len(ids) == 1:
+        return ids.pop(), None
+    if ids:
+        return None, "several job ids"
+    return None, "the job id is not of the form [A-Za-z0-9_-]{1,128}" if candidates else "no job id"
+
+
+def _candidates(document: _Members) -> list[Any]:
+    if document.keys().isdisjoint(_ELSEWHERE):
+        return document.all("jobId")
     named = [value for place in _NAMED if place[0] in document for value in _values(document, place)]
     generic = [_values(document, place) for place in _GENERIC if place[0] in document]
     by_prefix = [value for values in generic for value in values if isinstance(value, str) and value.startswith("job_")]
     # All that stands in a place, for which of two equal keys a reader believes is anybody's guess.
-    candidates = named + by_prefix or next(filter(None, generic), [])
-    if not candidates:
-        return None, "no job id"
-    ids = {value for value in candidates if type(value) is str and JOB_ID.fullmatch(value)}
-    if len(ids) > 1:
-        return None, "several job ids"
-    if not ids:
-        return None, "the job id is not of the form [A-Za-z0-9_-]{1,128}"
-    return ids.pop(), None
+    return named + by_prefix or next(filter(None, generic), [])
 
 
 def _event(document: _Members) -> str | None:
     """The event's name, fit for a column and a log line; an outlandish one is unknown all the same."""
-    told = [value for name in ("event", "type") for value in document.get(name, ()) if type(value) is str and value]
-    if not told:
-        return None
-    return told[0] if _EVENT.fullmatch(told[0]) else ascii(told[0])[1:-1][:64]
+    for name in ("event", "type"):
+        for value in document.all(name):
+            if type(value) is str and value:
+                return value if _EVENT.fullmatch(value) else ascii(value)[1:-1][:64]
+    return None
 
 
 class _Number(str):
@@ -203,25 +221,31 @@ class _Number(str):
     __slots__ = ()
 
 
-class _Members(dict[str, list[Any]]):
-    """A JSON object with all the values of each member, but for null: a later duplicate does not hide an earlier one."""
+class _Members(dict[str, Any]):
+    """A JSON object. A name's later value hides an earlier one here, as in most readers of JSON, but not from `all`."""
 
-    __slots__ = ()
+    _pairs: list[tuple[str, Any]] | None = None
+
+    def all(self, name: str) -> list[Any]:
+        """All the values of a member, but for null."""
+        if self._pairs is None:
+            value = self.get(name)
+            return [] if value is None else [value]
+        return [value for key, value in self._pairs if key == name and value is not None]
 
 
 def _members(pairs: list[tuple[str, Any]]) -> _Members:
-    members = _Members()
-    for name, value in pairs:
-        if value is not None:
-            members.setdefault(name, []).append(value)
+    members = _Members(pairs)
+    if len(members) < len(pairs):
+        members._pairs = pairs  # noqa: SLF001 - its own
     return members
 
 
 def _values(document: _Members, place: tuple[str, ...]) -> list[Any]:
     """Every value at `place` that is not null, all duplicates included."""
-    values = document.get(place[0], [])
+    values = document.all(place[0])
     for name in place[1:]:
-        values = [value for item in values if isinstance(item, _Members) for value in item.get(name, ())]
+        values = [value for item in values if isinstance(item, _Members) for value in item.all(name)]
     return values
 
 

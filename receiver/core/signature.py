@@ -63,8 +63,11 @@ class Verifier:
             raise SignatureError("no_secret", "a delivery cannot be verified without a secret, or with an empty one")
         self._states = [HMAC(key, SHA256()) for key in keys]
 
-    def verify(self, body: bytes, *, timestamp: str, signature: str, now: float, tolerance: float = TOLERANCE) -> None:
-        """See `verify`. `now` counts in whole seconds, as the timestamp does: exactly `tolerance` seconds is in time."""
+    def verify(self, body: bytes, *, timestamp: str, signature: str, now: float, tolerance: float = TOLERANCE) -> int:
+        """See `verify`. Returns which of the secrets it was, counted from 0.
+
+        `now` counts in whole seconds, as the timestamp does: exactly `tolerance` seconds is in time.
+        """
         try:
             claimed = _SIGNATURE.fullmatch(signature)
             sent = _TIMESTAMP.fullmatch(timestamp)
@@ -85,6 +88,7 @@ class Verifier:
                 "stale" if age > 0 else "future",
                 f"genuinely signed, but {abs(age)} s {'ago' if age > 0 else 'ahead'}: a replay, or a clock is off",
             )
+        return matches.index(True)
 
 
 def _digest(state: HMAC, message: bytes) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sqlalchemy import bindparam, delete, func, select, update
 
+from receiver.store import measures
 from receiver.store.tables import grants, limits, pauses, tallies
 from receiver.store.transaction import Transaction, per_dialect
 
@@ -104,7 +105,13 @@ def pause(tx: Transaction, name: str, *, seconds: float, reason: str) -> bool:
     tx.execute(
         statement.on_conflict_do_update(index_elements=[pauses.c.name], set_=values, where=pauses.c.until < values["until"])
     )
+    measures.note(tx, measures.Measure("held back", name))
     return new
+
+
+def pauses_now(tx: Transaction) -> dict[str, Denied]:
+    """Why nobody may ask Reader anything, and for how long, by name."""
+    return {row.name: Denied(row.until - tx.now, row.reason) for row in tx.execute(select(pauses).where(pauses.c.until > tx.now))}
 
 
 def resume(tx: Transaction, name: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import quote
@@ -18,12 +19,12 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from receiver.clock import Clock
 from receiver.errors import SettingsError, StoreError
-from receiver.store import inbox, postgresql, schema
+from receiver.store import ephemeral, inbox, postgresql, schema
 from receiver.store.failures import is_passing, translate
 from receiver.store.lock import DatabaseLock
 from receiver.store.postgresql import DEFAULTS, Line, Options
 from receiver.store.transaction import Transaction
-from receiver.store.writer import TRIES, Writer
+from receiver.store.writer import TRIES, Tell, Waiting, Writer
 
 if TYPE_CHECKING:
     from receiver.settings import Settings
@@ -35,6 +36,8 @@ READERS = 4
 _USAGE = "use sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
 _BUSY = 5.0
 """Seconds a write waits for a lock somebody else holds on the SQLite file, less than a sender's patience."""
+_BATCHES = 10_000
+"""Sizes of transactions that are remembered until somebody asks."""
 _CLOSE_WITHIN = 2.0
 """Seconds for what still waits to be written when the database is closed."""
 
@@ -70,6 +73,11 @@ class _Engines:
     def _sqlite(cls, url: URL) -> Self:
         if not url.database or url.database == ":memory:" or url.host:
             raise SettingsError(f"RECEIVER_DATABASE_URL has no path of a file (deliveries must outlive the process): {_USAGE}")
+        if (place := ephemeral.platform()) is not None:
+            raise SettingsError(
+                f"RECEIVER_DATABASE_URL is an SQLite file, and the disk of {place} goes with its process: "
+                "acknowledged deliveries would be lost. Use postgresql://USER:PASSWORD@HOST/NAME"
+            )
         path = Path(url.database).absolute()
 
         def connect(mode: str) -> sqlite3.Connection:
@@ -120,7 +128,7 @@ class _Engines:
 def _prepare_writing(connection: sqlite3.Connection, _: object) -> None:
     # FULL: a commit that was answered outlives a power cut. Sharing one fsync among many makes it cheap.
     # FAST: what is pruned is not written over with zeroes at once, as some builds do: that takes five times as long.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=FAST"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=FAST", "cache_size=-32000", "wal_autocheckpoint=4000"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
@@ -133,10 +141,11 @@ class Database:
         self.lock = lock
         self.is_postgresql = engines.path is None
         self.line = engines.line
+        self._batches: deque[int] = deque(maxlen=_BATCHES)
         self._readers = ThreadPoolExecutor(engines.readers, thread_name_prefix="reader")
         self._writer: Writer[inbox.Arrival, inbox.Outcome] | None = None
         if writes:
-            self._writer = Writer(self._begin_write, inbox.accept, threads=engines.writers, now=clock.monotonic)
+            self._writer = Writer(self._begin_write, self._take_in, threads=engines.writers, now=clock.monotonic)
 
     @classmethod
     def of(cls, settings: Settings, clock: Clock, *, readonly: bool = False, migrate: bool = False) -> Self:
@@ -212,9 +221,28 @@ class Database:
         result: T = await future
         return result
 
+    def write_sometime(self, work: Callable[[Transaction], Any]) -> None:
+        """Have `work` run like that, soon; nobody is told what became of it. Raises `StoreError` where it is not even begun."""
+        future: asyncio.Future[Any] = self._writing().submit(work)
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
     def arrive(self, arrival: inbox.Arrival) -> asyncio.Future[inbox.Outcome]:
         """Store a delivery, in one transaction with whatever else arrives now. Raises `StoreBusyError` if too much waits."""
         return self._writing().arrive(arrival)
+
+    def take(self, arrival: inbox.Arrival, tell: Tell) -> Waiting:
+        """The same, by a call instead of a future: `tell` gets the `Outcome`, or the error."""
+        return self._writing().take(arrival, tell)
+
+    def batches(self) -> Iterator[int]:
+        """How many deliveries shared each transaction since this was asked last."""
+        with suppress(IndexError):  # the threads that write go on meanwhile
+            while True:
+                yield self._batches.popleft()
+
+    def _take_in(self, tx: Transaction, arrivals: Sequence[inbox.Arrival]) -> list[inbox.Outcome]:
+        self._batches.append(len(arrivals))
+        return inbox.accept(tx, arrivals)
 
     def _writing(self) -> Writer[inbox.Arrival, inbox.Outcome]:
         if self._writer is None:

@@ -10,6 +10,9 @@ from sqlalchemy import delete, or_, select
 from receiver.store.tables import leases
 from receiver.store.transaction import Transaction
 
+STREAM = "stream"
+"""Led by whoever follows Reader's workspace stream, while it is open."""
+
 
 def lead(tx: Transaction, name: str, *, owner: str, seconds: float) -> bool:
     """Take the lead, or keep it; False if another has it."""

@@ -172,6 +172,11 @@ class _Connector:
             )
 
 
+def has_ended(error: BaseException) -> bool:
+    """Whether the server said with it that it closes the connection."""
+    return getattr(error, "sqlstate", None) in _ENDED
+
+
 def _note_end(context: ExceptionContext) -> None:
-    if getattr(context.original_exception, "sqlstate", None) in _ENDED:
+    if has_ended(context.original_exception):
         context.is_disconnect = True

@@ -19,7 +19,20 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, select, text, 
 from receiver.core.delivery import keys_signed_before
 from receiver.core.lifecycle import State
 from receiver.store import measures, results
-from receiver.store.tables import UNSIGNED, deliveries, events, grants, hook_deliveries, jobs, outcomes, seen, submissions
+from receiver.store.tables import (
+    UNSIGNED,
+    deliveries,
+    events,
+    grants,
+    history,
+    hook_attempts,
+    hook_deliveries,
+    hours,
+    jobs,
+    outcomes,
+    seen,
+    submissions,
+)
 from receiver.store.transaction import Transaction
 
 ROWS = 500
@@ -144,6 +157,7 @@ def old_events(tx: Transaction, before: float, after: tuple[float, str] | None) 
     waiting = select(d.c.event_id).where(d.c.event_id.in_(ids), d.c.due_at.is_not(None))
     done = sorted(set(ids) - set(tx.execute(waiting).scalars()))
     tx.execute(delete(d).where(d.c.event_id.in_(done), d.c.due_at.is_(None)))
+    tx.execute(delete(hook_attempts).where(hook_attempts.c.event_id.in_(done)))
     # Looked at once more: one may have been replayed just now, and then it is still to be delivered.
     left = exists().where(d.c.event_id == events.c.id)
     rows = tx.execute(delete(events).where(events.c.id.in_(done), ~left)).rowcount
@@ -161,6 +175,23 @@ def old_submissions(tx: Transaction, before: float, after: tuple[float, str] | N
     ids = [row.id for row in found]
     gone = tx.execute(delete(s).where(s.c.id.in_(ids), ~busy, ~kept)).rowcount if ids else 0
     return Part(gone, tuple(found[-1][:2]) if len(found) == ROWS // 10 else None)
+
+
+def old_history(tx: Transaction, before: float, after: int | None) -> Part:
+    """What happened to jobs `before`, in the order in which it was written."""
+    h = history
+    found = tx.execute(select(h.c.id, h.c.last_at).where(h.c.id > (after or 0)).order_by(h.c.id).limit(ROWS)).all()
+    old = [row.id for row in found if row.last_at < before]
+    if not old:
+        return Part(0)
+    tx.execute(delete(h).where(h.c.id.in_(old), h.c.last_at < before))
+    return Part(len(old), found[-1].id)
+
+
+def old_hours(tx: Transaction, before: float, after: Any) -> Part:
+    """Counts of hours `before`."""
+    del after
+    return Part(tx.execute(delete(hours).where(hours.c.hour < int(before // 3600))).rowcount)
 
 
 def _after(place: tuple[Any, ...], after: tuple[Any, ...] | None) -> ColumnElement[bool]:

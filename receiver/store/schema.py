@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Lock
 from typing import Final
 
 from sqlalchemy import Column, Connection, MetaData, Table, Text, delete, inspect, select, text, update
@@ -46,8 +47,13 @@ def migrate(connection: Connection) -> bool:
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        with _one_at_a_time:
+            command.upgrade(config, "head")
     return True
+
+
+_one_at_a_time: Final = Lock()
+"""What Alembic is doing is one thing for a whole process: two receivers that start in two threads would get in each other's way."""
 
 
 def _prepare_postgresql(connection: Connection) -> None:

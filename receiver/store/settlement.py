@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from receiver.core.lifecycle import State
 from receiver.core.retrying import Retry
 from receiver.core.schedule import late_look
-from receiver.store import jobs, measures, outbox
+from receiver.store import hours, jobs, measures, outbox
 from receiver.store.tables import outcomes
 from receiver.store.transaction import Transaction
 
@@ -68,7 +68,12 @@ def settle(tx: Transaction, job: jobs.Job, outcome: Outcome, event: outbox.Event
     took = [measures.delay("settled", outcome.settled_at - outcome.noticed_at)]
     if outcome.ended_at is not None:
         took.append(measures.delay("noticed", outcome.noticed_at - outcome.ended_at))
-    measures.note(tx, measures.Measure("ended", f"{outcome.status} {outcome.discovered_by}"), *took)
+    stored = [
+        measures.Measure("results", "read", count=outcome.results - outcome.failed_urls),
+        measures.Measure("results", "failed", count=outcome.failed_urls),
+    ]
+    hours.note(tx, "ended", {outcome.status: 1})
+    measures.note(tx, measures.Measure("ended", f"{outcome.status} {outcome.discovered_by}"), *took, *stored)
 
 
 def reopened(job: jobs.Job) -> dict[str, Any]:
@@ -119,6 +124,12 @@ def first_outcome(tx: Transaction, job_id: str) -> Outcome | None:
     where = outcomes.c.job_id == job_id
     row = tx.execute(select(*_COLUMNS).where(where).order_by(outcomes.c.generation).limit(1)).one_or_none()
     return None if row is None else Outcome(**_mapping(row))
+
+
+def outcomes_of(tx: Transaction, job_id: str) -> list[Outcome]:
+    """What became of each of a job's generations that were settled, in their order."""
+    rows = tx.execute(select(*_COLUMNS).where(outcomes.c.job_id == job_id).order_by(outcomes.c.generation))
+    return [Outcome(**_mapping(row)) for row in rows]
 
 
 def _mapping(row: Any) -> dict[str, Any]:

@@ -80,7 +80,8 @@ class _Foreign(TypeDecorator[str]):
 
 
 def _one_of(column: str, *values: str) -> CheckConstraint:
-    return CheckConstraint(f"{column} IN ({', '.join(repr(value) for value in values)})", name=f"{column}_known")
+    # Not `IN (…)`: for more than two, SQLite builds a tree of them at each insert, which takes longer than all the rest of it.
+    return CheckConstraint(" OR ".join(f"{column} = {value!r}" for value in values), name=f"{column}_known")
 
 
 def _lease() -> list[SchemaItem]:
@@ -109,7 +110,8 @@ deliveries = Table(
     _one_of("outcome", "accepted", "ignored", "quarantined"),
     CheckConstraint("outcome <> 'accepted' OR job_id IS NOT NULL", name="accepted_names_a_job"),
     CheckConstraint("(outcome = 'quarantined') = (reason IS NOT NULL)", name="quarantined_says_why"),
-    # No other index than that of the id, which is in the order in which they came: each would cost every delivery.
+    # No other index of all than that of the id, which is in the order in which they came: each would cost every delivery.
+    _where("outcome", "id", only="outcome <> 'accepted'", name="ix_deliveries_set_aside"),
     **_churn(),
 )
 
@@ -120,6 +122,7 @@ seen = Table(
     Column("key", _Bytewise, primary_key=True),
     Column("first_at", Double, nullable=False),
     Column("hits", Integer, nullable=False, server_default="1"),
+    Column("digest", Text, nullable=False),  # of the body it first came with
     CheckConstraint("hits >= 1", name="hits_positive"),
     # Those of signed deliveries are led by their time, and found by it when they are pruned; these are of unsigned ones.
     _where("first_at", "key", only=UNSIGNED),
@@ -197,7 +200,7 @@ jobs = Table(
     *_lease(),
     _one_of("state", "watching", "hydrating", "settled", "parked"),
     _one_of("source", "submit", "track", "webhook", "stream"),
-    CheckConstraint("discovered_by IN ('webhook', 'poll', 'stream')", name="discovered_by_known"),
+    _one_of("discovered_by", "webhook", "poll", "stream"),
     CheckConstraint("settled_generation BETWEEN 0 AND generation", name="settled_is_opened"),
     CheckConstraint(
         "state <> 'hydrating' OR (generation > settled_generation AND mark IS NOT NULL)",
@@ -241,6 +244,8 @@ results = Table(
     Column("length", BigInteger, nullable=False),
     CheckConstraint("position >= page AND page >= 0", name="position_on_page"),
     CheckConstraint("start >= 0 AND length > 0", name="slice_not_empty"),
+    # Shown first.
+    _where("job_id", "generation", "position", only="error IS NOT NULL", name="ix_results_failed"),
     **_churn(),
 )
 
@@ -314,7 +319,17 @@ hooks = Table(
     Column("events", Text, nullable=False),  # JSON list of event types
     Column("declared_at", Double, nullable=False),
     Column("retired", Boolean, nullable=False, server_default=text("false")),
-    _one_of("kind", "python", "http"),
+    # How it fares: attempts that failed since the last one that did not.
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("failing_since", Double),
+    # Nothing is brought to it meanwhile; from `probe_at` on, one delivery. Without that it was paused by command, and stays so.
+    Column("paused_at", Double),
+    Column("paused_why", _Foreign),
+    Column("probe_at", Double),
+    _one_of("kind", "python", "http", "command", "broker"),
+    CheckConstraint("(failures > 0) = (failing_since IS NOT NULL)", name="failing_since_the_first"),
+    CheckConstraint("(paused_at IS NULL) = (paused_why IS NULL)", name="paused_says_why"),
+    CheckConstraint("probe_at IS NULL OR paused_at IS NOT NULL", name="probed_is_paused"),
 )
 
 hook_deliveries = Table(
@@ -338,7 +353,64 @@ hook_deliveries = Table(
     _where("hook", "due_at", only="due_at IS NOT NULL"),
     _where("job_id", "generation", only="due_at IS NOT NULL"),
     _where("created_at", only="state = 'dead'"),
+    Index(None, "hook", "created_at"),  # listed newest first
     **_churn(free=30),
+)
+
+# What became of each attempt, for people to see why a hook fails.
+hook_attempts = Table(
+    "hook_attempts",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("event_id", Text, nullable=False),
+    Column("hook", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("seconds", Double, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("status", Integer),
+    Column("error", _Foreign),
+    Column("answer", _Foreign),  # its beginning
+    _one_of("outcome", "delivered", "failed", "dead", "later"),
+    CheckConstraint("number >= 1 AND seconds >= 0", name="was_made"),
+    Index(None, "event_id", "hook"),
+    **_churn(),
+)
+
+# What else happened to a job, told by nothing above: written by who does it, in the transaction in which it is done.
+# The same thing several times in a row is one row: from `at` to `last_at`.
+history = Table(
+    "history",
+    metadata,
+    Column("id", _RowId, primary_key=True),
+    Column("job_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),  # of the job's; those far behind its newest are deleted
+    Column("what", Text, nullable=False),
+    Column("generation", Integer),
+    Column("at", Double, nullable=False),
+    Column("last_at", Double, nullable=False),
+    Column("count", Integer, nullable=False, server_default="1"),
+    Column("detail", _Foreign, nullable=False),  # a JSON object
+    _one_of(
+        "what",
+        "asked",
+        "heard",
+        "looked",
+        "noticed",
+        "page",
+        "again",
+        "unchanged",
+        "trouble",
+        "parked",
+        "retried",
+        "given up",
+        "reopened",
+        "restored",
+    ),
+    CheckConstraint("count >= 1 AND number >= 1", name="counts_from_one"),
+    # Not unique: who asks for something and who works on the job may write at the same moment.
+    Index(None, "job_id", "number"),
+    **_churn(free=20),
 )
 
 # The sliding window of requests to Reader: a slot is taken until `frees_at`.
@@ -371,6 +443,27 @@ measures = Table(
     Column("label", Text, primary_key=True),
     Column("count", BigInteger, nullable=False),
     Column("seconds", Double, nullable=False),
+    **_churn(free=50),
+)
+
+# Deliveries that failed authentication, by why: how often, and when last. Anybody can cause them, so none is kept.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("reason", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("last_at", Double, nullable=False),
+    **_churn(free=50),
+)
+
+# Counts of each hour, for charts: a row for each kind of thing that happened in it.
+hours = Table(
+    "hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True),  # since the Unix epoch
+    Column("name", Text, primary_key=True),
+    Column("label", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
     **_churn(free=50),
 )
 

@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
@@ -31,22 +32,41 @@ R = TypeVar("R")
 
 GROUP = 256
 """Deliveries in one transaction, at most: keeps a commit, and so an answer, short."""
+ABREAST = 2
+"""Groups written at the same time, while none of them is stuck: one can gather while another is committed; more would be smaller ones,
+each with its whole cost."""
+_STUCK = 0.1
+"""Seconds after which a group holds up no other: what it waits for may be somebody else's lock."""
 TRIES = 5
 """Times a transaction is begun that is not to blame for its end: deadlocks, and connections that broke while they lay idle."""
 QUEUE = 4096
 """Deliveries waiting, at most, however quickly they are written: their bodies are in memory."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """One thing to write and who waits for it."""
+Tell = Callable[[Any, Exception | None], None]
+"""Called once, on the event loop, with what became of a thing to write, or with why it is not known to be written."""
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """One thing to write, and who is to be told of it."""
 
     item: Any
-    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    tell: Tell
+    future: asyncio.Future[Any] | None = None
+    over: bool = False
 
     @property
-    def given_up(self) -> bool:
-        return self.future.done()
+    def is_over(self) -> bool:
+        """Somebody was told, or nobody wants to be: what is not begun yet need not be written."""
+        return self.over or (self.future is not None and self.future.done())
+
+    def end(self, result: Any, error: Exception | None) -> None:
+        """Tell, if nobody was told yet."""
+        if not self.over:
+            self.over = True
+            self.tell(result, error)
 
 
 class Writer(Generic[A, R]):
@@ -62,14 +82,15 @@ class Writer(Generic[A, R]):
     ) -> None:
         self._begin = begin
         self._group = group
-        self._arrivals: deque[_Waiting] = deque()
-        self._tasks: deque[_Waiting] = deque()
+        self._arrivals: deque[Waiting] = deque()
+        self._tasks: deque[Waiting] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._working = threads
         self._now = now
         self._at_once = GROUP * threads
         self._idle = 0
+        self._under_way: dict[int, float] = {}  # the threads that write groups, and since when
         self._nudging: asyncio.AbstractEventLoop | None = None
         self._moved_at = now()
         self._commit = 0.0
@@ -77,7 +98,13 @@ class Writer(Generic[A, R]):
             threading.Thread(target=self._run, name=f"writer-{number}", daemon=True).start()
 
     def arrive(self, arrival: A) -> asyncio.Future[R]:
-        """Write one arrival together with whatever else waits. Cancel the future to give it up before it is written.
+        """As `take`, for who awaits it. Cancel the future to give it up before it is begun."""
+        future, tell = _awaited(asyncio.get_running_loop())
+        self.take(arrival, tell).future = future
+        return future
+
+    def take(self, arrival: A, tell: Tell) -> Waiting:
+        """Write one arrival together with whatever else waits, then `tell`. No future of its own: there are thousands a second.
 
         Raises `StoreBusyError` if it is not expected to be written in time.
         """
@@ -86,23 +113,25 @@ class Writer(Generic[A, R]):
         if self._stopping:
             raise StoreError("the store is closed")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(arrival, loop.create_future())
+        waiting = Waiting(arrival, loop, tell)
         self._arrivals.append(waiting)
         if self._nudging is not loop:
             # Once all that arrived together is here: one lock for all of it, and a thread that then need not compete for its turn.
             self._nudging = loop
             loop.call_soon(self._nudge)
-        return waiting.future
+        return waiting
 
     def submit(self, work: Callable[[Transaction], R]) -> asyncio.Future[R]:
-        """Run `work` in a transaction of its own."""
-        waiting = _Waiting(work, asyncio.get_running_loop().create_future())
+        """Run `work` in a transaction of its own. Cancel the future to give it up before it is begun."""
+        loop = asyncio.get_running_loop()
+        future, tell = _awaited(loop)
+        waiting = Waiting(work, loop, tell, future)
         with self._wake:
             if self._stopping:
                 raise StoreError("the store is closed")
             self._tasks.append(waiting)
             self._wake.notify()
-        return waiting.future
+        return future
 
     def stop(self, *, within: float) -> bool:
         """Write what waits, then end. Blocks; False if the database kept a thread waiting for longer than `within` seconds."""
@@ -118,6 +147,14 @@ class Writer(Generic[A, R]):
         stalled = 0.0 if self._idle else self._now() - self._moved_at
         wait = expected_wait(ahead, at_once=self._at_once, commit=self._commit, stalled=stalled)
         return ahead >= QUEUE or wait > PATIENCE
+
+    def _may_group(self) -> bool:
+        """Whether to begin with what has arrived, or let more of it come together."""
+        if not self._under_way or not self._arrivals:
+            return bool(self._arrivals)
+        if len(self._under_way) < ABREAST or len(self._arrivals) >= GROUP:
+            return True
+        return self._now() - min(self._under_way.values()) > _STUCK
 
     def _nudge(self) -> None:
         self._nudging = None
@@ -137,32 +174,37 @@ class Writer(Generic[A, R]):
         while True:
             with self._wake:
                 self._idle += 1
-                while not (self._arrivals or self._tasks or self._stopping):
-                    self._wake.wait()
+                while not (self._may_group() or self._tasks or (self._stopping and not self._arrivals)):
+                    self._wake.wait(_STUCK if self._arrivals else None)
                 self._idle -= 1
                 self._moved_at = self._now()
                 if not (self._arrivals or self._tasks):
                     return
-                if self._arrivals and (arrivals_turn or not self._tasks):
+                if self._may_group() and (arrivals_turn or not self._tasks):
                     batch = [self._arrivals.popleft() for _ in range(min(GROUP, len(self._arrivals)))]
                     task = None
+                    self._under_way[threading.get_ident()] = self._moved_at
                 else:
                     batch, task = [], self._tasks.popleft()
             arrivals_turn = task is not None
             if task is None:
-                self._write_group([waiting for waiting in batch if not waiting.given_up])
-            elif not task.given_up:
+                self._write_group([waiting for waiting in batch if not waiting.is_over])
+                with self._wake:
+                    del self._under_way[threading.get_ident()]
+                    if self._arrivals and self._tasks:  # of which only one is taken here
+                        self._wake.notify()
+            elif not task.is_over:
                 self._write_one(task)
 
-    def _write_one(self, waiting: _Waiting) -> None:
+    def _write_one(self, waiting: Waiting) -> None:
         try:
             result = self._transact(waiting.item)
         except Exception as error:  # noqa: BLE001 - handed to who waits, whatever it is
-            _deliver([(waiting.future, error, None)])
+            _deliver([waiting], [None], error)
         else:
-            _deliver([(waiting.future, None, result)])
+            _deliver([waiting], [result])
 
-    def _write_group(self, batch: list[_Waiting]) -> None:
+    def _write_group(self, batch: list[Waiting]) -> None:
         if not batch:
             return
         began = self._now()
@@ -175,11 +217,11 @@ class Writer(Generic[A, R]):
                 self._write_group(batch[:middle])
                 self._write_group(batch[middle:])
             else:
-                _deliver([(waiting.future, error, None) for waiting in batch])
+                _deliver(batch, repeat(None), error)
         else:
             # Only by what succeeds: how long it took to fail tells of patience somewhere, and not of what comes after it.
             self._commit = learnt(self._commit, self._now() - began)
-            _deliver([(waiting.future, None, answer) for waiting, answer in zip(batch, answers, strict=True)])
+            _deliver(batch, answers)
 
     def _transact(self, work: Callable[[Transaction], Any]) -> Any:
         tries = TRIES
@@ -200,21 +242,31 @@ class Writer(Generic[A, R]):
                     raise translate(error) from error
 
 
-def _deliver(outcomes: list[tuple[asyncio.Future[Any], Exception | None, Any]]) -> None:
-    """Hand results over to their event loop, all in one call where it is the same loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Exception | None, Any]]] = {}
-    for outcome in outcomes:
-        loops.setdefault(outcome[0].get_loop(), []).append(outcome)
-    for loop, group in loops.items():
-        with suppress(RuntimeError):  # it is closed: what was written is written, and nobody is there to be told
-            loop.call_soon_threadsafe(_settle, group)
+def _awaited(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Future[Any], Tell]:
+    """A future, and what is to be told to end it."""
+    future = loop.create_future()
 
-
-def _settle(outcomes: list[tuple[asyncio.Future[Any], Exception | None, Any]]) -> None:
-    for future, error, result in outcomes:
+    def tell(result: Any, error: Exception | None) -> None:
         if future.done():
-            continue
+            return
         if error is not None:
             future.set_exception(error)
         else:
             future.set_result(result)
+
+    return future, tell
+
+
+def _deliver(batch: Sequence[Waiting], results: Iterable[Any], error: Exception | None = None) -> None:
+    """Hand results over to their event loop, all in one call where it is the same loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[Waiting, Any]]] = {}
+    for each in zip(batch, results, strict=False):
+        loops.setdefault(each[0].loop, []).append(each)
+    for loop, group in loops.items():
+        with suppress(RuntimeError):  # it is closed: what was written is written, and nobody is there to be told
+            loop.call_soon_threadsafe(_settle, group, error)
+
+
+def _settle(group: list[tuple[Waiting, Any]], error: Exception | None) -> None:
+    for waiting, result in group:
+        waiting.end(result, error)

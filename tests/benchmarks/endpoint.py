@@ -63,8 +63,10 @@ class Field:
     runs: dict[str, list[Run]] = field(default_factory=dict)
 
 
-def _uvicorn(module: str) -> Callable[[int, Path], list[str]]:
-    flags = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning", "--lifespan", "off"]
+def _uvicorn(module: str, *, logs: bool = False) -> Callable[[int, Path], list[str]]:
+    flags = ["--loop", "uvloop", "--http", "httptools", "--lifespan", "off"]
+    if not logs:
+        flags += ["--no-access-log", "--log-level", "warning"]
     return lambda port, _: [sys.executable, "-m", "uvicorn", f"tests.benchmarks.peers.{module}:app", "--port", str(port), *flags]
 
 
@@ -76,6 +78,8 @@ def contenders(postgresql: Server, express: Path | None) -> list[Contender]:
     """All that can be measured on this machine."""
     found = [
         Contender("bare Starlette", False, _uvicorn("bare")),
+        # As ours does: a line for each request.
+        Contender("bare Starlette, with its access log", False, _uvicorn("bare", logs=True)),
         Contender(
             "receiver on SQLite",
             True,

@@ -27,7 +27,7 @@ from sqlalchemy import Table, delete, insert
 
 from receiver.clock import SystemClock
 from receiver.core.delivery import Claims, Delivery, understand
-from receiver.store import figures, inbox, jobs, outbox
+from receiver.store import figures, hook_queue, inbox, jobs, outbox
 from receiver.store.engine import Database
 from receiver.store.inbox import Arrival
 from receiver.store.tables import deliveries, events, hook_deliveries, outcomes, seen
@@ -66,8 +66,8 @@ def a_month(first: int, last: int, *, total: int, until: float) -> Iterator[tupl
         nth = number % OF_A_JOB
         told = delivery(number, job, at, "job.completed" if nth == OF_A_JOB - 1 else "job.page")
         yield deliveries, dict(zip(inbox._COLUMNS, inbox._row(Arrival(told, at), "accepted"), strict=True))
-        for key in {*told.keys, *told.id_keys}:
-            yield seen, {"key": key, "first_at": at, "hits": 1}
+        for key in (told.key, *told.id_keys):
+            yield seen, {"key": key, "first_at": at, "hits": 1, "digest": told.digest}
         if nth == OF_A_JOB - 1:
             yield from _what_comes_of_it(job, at, now=until)
 
@@ -171,14 +171,14 @@ def measure(place: Place, *, groups: int, claims: int) -> None:
             assert place.transact(lambda tx: jobs.claim(tx, owner="benchmark", lease=60)) is not None
     with _timed(place, "events claimed", claims):
         for _ in range(claims):
-            assert place.transact(lambda tx: outbox.claim(tx, names=["index"], owner="benchmark", lease=60)) is not None
+            assert place.transact(lambda tx: hook_queue.claim(tx, hook="index", most=1, owner="benchmark", lease=60))
     with _timed(place, "/metrics read", 1):
         place.database.read_now(figures.read)
     place.transact(_take_back)
 
 
 def _tell(tx: Transaction, job_ids: Sequence[str | None]) -> None:
-    outbox.declare(tx, [outbox.Declaration("index", "python", "index", ["job.completed"])], all_http=False)
+    outbox.declare(tx, [outbox.Declaration("index", "python", "index", ["job.completed"])], all_configured=False)
     for job_id in job_ids:
         assert job_id is not None
         outbox.publish(tx, outbox.Event(f"evt_{job_id}", job_id, 1, "job.completed", tx.now, "{}"))

@@ -36,7 +36,7 @@ def test_a_delivery_is_stored_whole(store: Store) -> None:
         "job_id": "job_1",
         "delivery_id": "dlv_1",
         "signed_at": int(NOW),
-        "key": arrival().delivery.keys[0],
+        "key": arrival().delivery.key,
         "body": body(),
     }
 
@@ -79,6 +79,22 @@ def test_one_id_with_another_body(store: Store, together: bool) -> None:
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one after the other"])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
+def test_an_id_with_each_of_its_bodies_again(store: Store, together: bool, signed: bool) -> None:
+    """Signed anew, each of them is known, and nothing is said of the id."""
+    tracked(store)
+    bodies = [body(note=note) for note in ("one", "another", "a third")]
+    arrivals = [arrival(each, at=NOW + n, signed=signed) for n in range(2) for each in bodies]
+    outcomes = store.arrive(*arrivals) if together else [store.arrive(each)[0] for each in arrivals]
+    assert [(outcome.name, outcome.same_id) for outcome in outcomes] == [
+        ("accepted", False),
+        ("accepted", True),
+        ("accepted", True),
+        *[("duplicate", False)] * 3,
+    ]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "one after the other"])
 def test_an_id_first_seen_on_a_duplicate_with_another_body(store: Store, together: bool) -> None:
     """The id has come with two bodies, whether or not the first of them was stored under it."""
     arrivals = [arrival(id="a"), arrival(id="b"), arrival(body(note="another"), id="b")]
@@ -89,8 +105,10 @@ def test_an_id_first_seen_on_a_duplicate_with_another_body(store: Store, togethe
 def test_an_id_that_is_made_to_look_like_anothers_key(store: Store) -> None:
     """Ids are not signed: whoever replays a delivery under a made-up one must not make a later delivery a duplicate."""
     victim = arrival(job="job_2", id="dlv_2", at=NOW + 1)
-    (_, key) = victim.delivery.keys
-    store.arrive(arrival(), arrival(id=key.removeprefix("d")))
+    told = victim.delivery
+    (key,) = told.id_keys
+    made_up = [key.removeprefix("d"), told.key_with_body(key).removeprefix("e"), f"dlv_2:{told.digest}", told.key]
+    store.arrive(*[arrival(id=id_) for id_ in made_up], *[arrival(body(n=1), id=id_) for id_ in made_up])
     assert store.arrive(victim) == [ACCEPTED]
 
 
@@ -112,7 +130,8 @@ def test_a_hundred_at_once_over_four_replicas(store: Store) -> None:
     assert names(outcomes).count("duplicate") == 99
     assert len(store.rows(deliveries)) == 1
     assert store.row(jobs_table)["cue"] == 1
-    assert [store.row(seen, key=key)["hits"] for key in arrival().delivery.keys] == [100, 100]
+    told = arrival().delivery
+    assert [store.row(seen, key=key)["hits"] for key in (told.key, *told.id_keys)] == [100, 100]
 
 
 def test_nobody_is_answered_before_the_commit(store: Store) -> None:
@@ -316,7 +335,7 @@ def test_a_job_cued_by_both_kinds_in_one_batch_is_due_at_once(store: Store) -> N
 
 
 def test_an_arrival_needs_no_delivery_id_nor_event(store: Store) -> None:
-    delivery = Delivery(b"{}", Meaning.ENDED, "job_1", None, None, None, int(NOW), ("s1:x",))
+    delivery = Delivery(b"{}", Meaning.ENDED, "job_1", None, None, None, int(NOW), "x", "s1:x", ())
     assert store.arrive(Arrival(delivery, NOW)) == [ACCEPTED]
 
 

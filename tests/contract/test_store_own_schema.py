@@ -12,12 +12,13 @@ import psycopg
 import pytest
 from databases import NOW, Server
 from sqlalchemy import text
-from things import arrival, event, outcome
+from things import arrival, attempt, event, outcome
 
 from receiver.clock import SystemClock
+from receiver.core.delivering import Persistence
 from receiver.core.lifecycle import State
 from receiver.errors import SettingsError
-from receiver.store import budget, inbox, jobs, leadership, outbox, settlement
+from receiver.store import budget, hook_queue, inbox, jobs, leadership, outbox, settlement
 from receiver.store.engine import Database
 from receiver.store.postgresql import Options
 from receiver.store.tables import metadata
@@ -105,7 +106,6 @@ def test_the_whole_way_of_a_delivery_leads_through_it(left: Database, right: Dat
     """From its arrival to the event's delivery; the neighbour has none of it."""
 
     def way(tx: Transaction) -> None:
-        outbox.declare(tx, [outbox.Declaration("hook", "python", "hook", ("job.completed",))], all_http=True)
         assert [o.name for o in inbox.accept(tx, [arrival(), arrival()])] == ["accepted", "duplicate"]
         assert isinstance(budget.acquire(tx, "hydrate", rpm=10, share=1.0, lasts=1.0), budget.Granted)
         job = jobs.claim(tx, owner="a", lease=60)
@@ -115,12 +115,15 @@ def test_the_whole_way_of_a_delivery_leads_through_it(left: Database, right: Dat
         job = jobs.get(tx, job.id)
         assert job is not None
         settlement.settle(tx, job, outcome(job), event())
-        assert outbox.claim(tx, names=["hook"], owner="a", lease=60) is not None
+        (told,) = hook_queue.claim(tx, hook="hook", most=1, owner="a", lease=60)
+        hook_queue.finish(tx, "hook", [attempt(told)], Persistence())
 
+    hook = outbox.Declaration("hook", "python", "hook", ("job.completed",))
+    write(left, lambda tx: outbox.declare(tx, [hook], all_configured=True))
     write(left, way)
     assert left.read_now(lambda tx: jobs.listing(tx)[1]) == 1
     assert right.read_now(lambda tx: jobs.listing(tx)[1]) == 0
-    assert right.read_now(lambda tx: outbox.next_due(tx, names=["hook"])) is None
+    assert right.read_now(lambda tx: hook_queue.next_due(tx, hook="hook")) is None
     assert [o.name for o in write(right, lambda tx: inbox.accept(tx, [arrival()]))] == ["accepted"]
 
 

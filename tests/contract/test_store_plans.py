@@ -19,14 +19,43 @@ from things import arrival
 
 from receiver.clock import SystemClock
 from receiver.core.delivery import keys_signed_before
-from receiver.store import audits, budget, figures, inbox, jobs, outbox, pruning, results, settlement, submissions
+from receiver.store import (
+    arrivals,
+    audits,
+    budget,
+    figures,
+    history,
+    hook_queue,
+    inbox,
+    jobs,
+    lookup,
+    outbox,
+    overview,
+    pruning,
+    results,
+    settlement,
+    submissions,
+    timeline,
+)
 from receiver.store.engine import Database
 from receiver.store.tables import hook_deliveries, seen
 from receiver.store.tables import jobs as jobs_table
 from receiver.store.transaction import Transaction
 from tests.benchmarks.growth import a_month, insert_rows
 
-LARGE = ("deliveries", "seen", "jobs", "outcomes", "events", "hook_deliveries", "results", "chunks", "submissions")
+LARGE = (
+    "deliveries",
+    "history",
+    "seen",
+    "jobs",
+    "outcomes",
+    "events",
+    "hook_deliveries",
+    "hook_attempts",
+    "results",
+    "chunks",
+    "submissions",
+)
 """Tables of which no query may read all."""
 DAY = 86400.0
 
@@ -50,7 +79,7 @@ def _filled(store: Store) -> Store:
     for table, row in a_month(0, 5000, total=5000, until=NOW):
         by_table.setdefault(table, []).append(row)
     for n in range(2000):
-        by_table[seen].append({"key": f"u{n:05}:", "first_at": NOW - n * 1000, "hits": 1})
+        by_table[seen].append({"key": f"u{n:05}:", "first_at": NOW - n * 1000, "hits": 1, "digest": "x"})
     for n in range(50):
         common = {"idempotency_key": f"{n}", "body": "{}", "state": "sent", "created_at": NOW - n, "job_id": f"job_{n:08x}"}
         by_table.setdefault(submissions.submissions, []).append(common | {"id": f"sub_{n}"})
@@ -58,7 +87,7 @@ def _filled(store: Store) -> Store:
     # Some that are due, and one hook with far more waiting than another.
     store.write(jobs.cue, {f"due_{n}": 0.0 if n % 2 else None for n in range(100)}, by="webhook")
     for hook, number in (("index", 20), ("retired", 300)):
-        store.write(outbox.declare, [outbox.Declaration(hook, "python", hook, ["job.failed"])], all_http=False)
+        store.write(outbox.declare, [outbox.Declaration(hook, "python", hook, ["job.failed"])], all_configured=False)
         for n in range(number):
             told = outbox.Event(f"evt_{hook}_{n}", f"{hook}_{n}", 1, "job.failed", NOW, "{}")
             store.write(outbox.publish, told)
@@ -175,13 +204,13 @@ def test_when_the_next_job_is_due(full: Store) -> None:
 
 
 def test_a_claim_of_an_event_walks_past_no_other_hooks(full: Store) -> None:
-    plan = explain(full, lambda tx: outbox.claim(tx, names=["index"], owner="w", lease=60))
+    plan = explain(full, lambda tx: hook_queue.claim(tx, hook="index", most=8, owner="w", lease=60))
     check(plan, "ix_hook_deliveries_hook_due_at", "ix_hook_deliveries_job_id_generation")
     at_once(plan)
 
 
 def test_when_the_next_event_is_due(full: Store) -> None:
-    plan = explain(full, lambda tx: outbox.next_due(tx, names=["index", "other"]))
+    plan = explain(full, lambda tx: hook_queue.next_due(tx, hook="index"))
     check(plan, "ix_hook_deliveries_hook_due_at")
     at_once(plan)
 
@@ -258,3 +287,63 @@ def test_pruning_walks_along_an_index(full: Store, name: str, first: bool) -> No
     function, after, indexes = PRUNES[name]
     before = NOW + DAY if name == "submissions" else NOW - 20 * DAY
     check(explain(full, lambda tx: function(tx, before, None if first else after)), *indexes)
+
+
+def test_a_timeline_is_found_by_the_job_and_by_its_time(full: Store) -> None:
+    plan = explain(full, lambda tx: timeline.read(tx, "job_00000100"))
+    check(plan, "ix_history_job_id_number")
+    assert "deliveries" in plan
+
+
+@pytest.mark.parametrize("outcome", ["accepted", "quarantined"])
+def test_deliveries_are_listed_from_the_newest_on(full: Store, outcome: str) -> None:
+    plan = explain(full, lambda tx: arrivals.newest(tx, outcome=outcome, before=4000))
+    at_once(plan)
+    check(plan, *(["ix_deliveries_set_aside"] if outcome != "accepted" else []))
+
+
+def test_the_overview_counts_by_indexes(full: Store) -> None:
+    plan = explain(full, lambda tx: overview.read(tx, rpm=100, share=0.8))
+    check(
+        plan, "ix_jobs_state_tracked_at", "ix_jobs_noticed_at", "ix_hook_deliveries_hook_due_at", "ix_hook_deliveries_created_at"
+    )
+
+
+@pytest.mark.parametrize(
+    ("which", "index"),
+    [(None, "ix_jobs_tracked_at"), ("failed", "ix_jobs_status_tracked_at"), ("parked", "ix_jobs_state_tracked_at")],
+)
+def test_a_page_of_jobs_walks_from_where_it_begins(full: Store, which: str | None, index: str) -> None:
+    check(explain(full, lambda tx: lookup.page(tx, which=which, after=(NOW - DAY, "job_1"))), index)
+
+
+def test_a_search_looks_through_the_newest_jobs(full: Store) -> None:
+    check(explain(full, lambda tx: lookup.search(tx, "https://")), "ix_jobs_tracked_at")
+
+
+def test_a_page_of_results_begins_with_those_that_failed(full: Store) -> None:
+    plan = explain(full, lambda tx: lookup.result_rows(tx, "job_00000100", 1))
+    check(plan, "ix_results_failed")
+    at_once(plan)
+
+
+def test_the_history_of_a_job_is_written_by_its_newest(full: Store) -> None:
+    plan = explain(full, lambda tx: history.note(tx, "job_00000100", "looked", completed=1, total=1, by="poll"))
+    check(plan, "ix_history_job_id_number")
+
+
+def test_pruning_walks_history_in_its_order(full: Store) -> None:
+    check(explain(full, lambda tx: pruning.old_history(tx, NOW, 5)))
+
+
+@pytest.mark.parametrize(
+    ("listed", "index"),
+    [
+        (overview.waiting, "ix_hook_deliveries_hook_due_at"),
+        (overview.dead, "ix_hook_deliveries_created_at"),
+        (overview.latest, "ix_hook_deliveries_hook_created_at"),
+    ],
+    ids=["waiting", "dead", "latest"],
+)
+def test_what_goes_to_a_hook_is_listed_by_an_index(full: Store, listed: Callable[..., Any], index: str) -> None:
+    check(explain(full, lambda tx: listed(tx, "index")), index)

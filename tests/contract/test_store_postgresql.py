@@ -15,13 +15,14 @@ import psycopg
 import pytest
 from databases import NOW, Calendar, Server, Store, in_threads, transact
 from sqlalchemy import event, text, update
-from things import arrival, body, claimed, declare, outcome, tracked
+from things import arrival, attempt, body, claimed, declare, outcome, tracked
 from things import event as event_of
 
 from receiver.clock import SystemClock
+from receiver.core.delivering import Persistence
 from receiver.core.lifecycle import State
 from receiver.errors import LeaseLostError, StoreError
-from receiver.store import budget, inbox, jobs, outbox, settlement
+from receiver.store import budget, hook_queue, inbox, jobs, settlement
 from receiver.store.engine import Database
 from receiver.store.inbox import Arrival, Outcome
 from receiver.store.tables import deliveries, events, outcomes
@@ -149,9 +150,9 @@ def test_replicas_that_hammer_the_same_jobs_never_deadlock(postgres: Store) -> N
             opened = replace(job, generation=generation)
             end = event_of(job.id, generation)
             transact(replica, lambda tx: settlement.settle(tx, opened, outcome(opened), end))
-            told = transact(replica, lambda tx: outbox.claim(tx, names=["hook"], owner="d", lease=60))
-            if told is not None:
-                transact(replica, lambda tx: outbox.delivered(tx, told, status=200))
+            told = transact(replica, lambda tx: hook_queue.claim(tx, hook="hook", most=3, owner="d", lease=60))
+            done = [attempt(each, dice.choice(["delivered", "failed"])) for each in told]
+            transact(replica, lambda tx: hook_queue.finish(tx, "hook", done, Persistence()))
 
         return turn
 
@@ -238,21 +239,26 @@ def test_a_commit_whose_outcome_is_unknown_may_be_sent_again(postgres: Store, co
     assert len(postgres.rows(jobs_table)) == 1
 
 
-def test_a_writer_that_is_locked_out_stops_none_of_the_others(postgres: Store) -> None:
-    """One job's row is locked by somebody; deliveries for others go on."""
-    tracked(postgres, "locked")
+@pytest.mark.parametrize("locked", [1, 3])
+def test_writers_that_are_locked_out_stop_none_of_the_others(postgres: Store, locked: int) -> None:
+    """Some jobs' rows are locked by somebody; deliveries for others go on, even where more are stuck than write groups at a time."""
+    for number in range(locked):
+        tracked(postgres, f"locked_{number}")
     with psycopg.connect(postgres.url) as side:
-        side.execute("SELECT 1 FROM jobs WHERE id = 'locked' FOR UPDATE")
+        side.execute("SELECT 1 FROM jobs FOR UPDATE")
 
         async def scene() -> tuple[Outcome, bool]:
-            stuck = postgres.database.arrive(arrival(job="locked", id="a"))
-            # In a transaction of its own: what shares one with the locked row waits with it.
-            while not side.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():  # noqa: ASYNC110 - it signals nobody
-                await asyncio.sleep(0)
-            free = await postgres.database.arrive(arrival(job="free", id="b"))
-            done = stuck.done()
+            stuck = []
+            for number in range(locked):
+                stuck.append(postgres.database.arrive(arrival(job=f"locked_{number}", id=f"{number}")))
+                # Each in a transaction of its own: what shares one with a locked row waits with it.
+                while len(side.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchall()) <= number:  # noqa: ASYNC110 - it signals nobody
+                    await asyncio.sleep(0)
+                postgres.advance(1)
+            free = await postgres.database.arrive(arrival(job="free", id="free"))
+            done = any(one.done() for one in stuck)
             side.rollback()
-            await stuck
+            await asyncio.gather(*stuck)
             return free, done
 
         free, done = postgres.run(scene())

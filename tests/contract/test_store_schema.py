@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from databases import BACKENDS, Server, Store, subprocess_of
+from databases import BACKENDS, Server, Store, in_threads, subprocess_of
 from sqlalchemy import CheckConstraint, create_engine, inspect, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.pool import NullPool
@@ -236,3 +237,14 @@ def test_odd_paths_are_the_files_they_name(tmp_path: Path) -> None:
     odd = tmp_path / "a b%20?#é'.db"
     opened(f"sqlite:///{str(odd).replace('%', '%25').replace('?', '%3F').replace('#', '%23')}")
     assert odd.exists()
+
+
+def test_receivers_that_start_at_once_in_threads_of_one_process_each_have_their_schema(tmp_path: Path) -> None:
+    """Each in a file of its own, as in a test suite with several."""
+
+    def start(number: int) -> str | None:
+        with Database.open(f"sqlite:///{tmp_path}/{number}.db", SystemClock()) as database:
+            found: str | None = database.read_now(lambda tx: schema.version(tx.connection))
+            return found
+
+    assert in_threads([partial(start, number) for number in range(4)]) == [schema.HEAD] * 4

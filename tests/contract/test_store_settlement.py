@@ -137,27 +137,27 @@ def _http(name: str, *, url: str = "https://example.com/hook") -> outbox.Declara
 def test_a_hook_that_is_declared_no_more_is_retired(store: Store) -> None:
     """HTTP hooks are all in one list; a Python handler may run in another process."""
     declare(store, "handler")
-    store.write(outbox.declare, [_http("a"), _http("b")], all_http=True)
-    store.write(outbox.declare, [_http("b")], all_http=True)
+    store.write(outbox.declare, [_http("a"), _http("b")], all_configured=True)
+    store.write(outbox.declare, [_http("b")], all_configured=True)
     store.write(outbox.publish, event())
     assert [row["hook"] for row in store.rows(hook_deliveries)] == ["b", "handler"]
-    store.write(outbox.declare, [], all_http=True)
+    store.write(outbox.declare, [], all_configured=True)
     store.write(outbox.publish, event(generation=2))
     assert [row["hook"] for row in store.rows(hook_deliveries, generation=2)] == ["handler"]
 
 
 def test_a_hook_that_is_declared_again_is_back_as_declared(store: Store) -> None:
-    store.write(outbox.declare, [_http("a")], all_http=True)
-    store.write(outbox.declare, [], all_http=True)
+    store.write(outbox.declare, [_http("a")], all_configured=True)
+    store.write(outbox.declare, [], all_configured=True)
     again = outbox.Declaration("a", "http", "https://example.com/moved", ["job.failed"])
-    store.write(outbox.declare, [again], all_http=True)
+    store.write(outbox.declare, [again], all_configured=True)
     store.write(outbox.publish, event())
     store.write(outbox.publish, event(generation=2, type="job.failed"))
     assert [row["generation"] for row in store.rows(hook_deliveries)] == [2]
 
 
 def test_a_process_that_knows_only_handlers_retires_nothing(store: Store) -> None:
-    store.write(outbox.declare, [_http("a")], all_http=True)
+    store.write(outbox.declare, [_http("a")], all_configured=True)
     declare(store, "handler")
     store.write(outbox.publish, event())
     assert [row["hook"] for row in store.rows(hook_deliveries)] == ["a", "handler"]

@@ -103,7 +103,7 @@ from receiver.store.inbox import Arrival
 url, path = sys.argv[1:]
 
 async def arrive(database, number):
-    delivery = Delivery(b"x" * 50_000, Meaning.ENDED, f"job_{number}", None, None, None, 1, (f"s1:{number}",))
+    delivery = Delivery(b"x" * 50_000, Meaning.ENDED, f"job_{number}", None, None, None, 1, "x", f"s1:{number}", ())
     try:
         await database.arrive(Arrival(delivery, 1.0))
     except StoreError as error:

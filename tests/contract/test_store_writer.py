@@ -251,7 +251,7 @@ def _through(store: Store, group: Any, *, arrivals: Sequence[Any], tasks: Sequen
 
 
 def _delivery(**changes: Any) -> Arrival:
-    sound = Delivery(b"{}", Meaning.ENDED, "poison", "job.completed", None, "poison", int(NOW), ("s1:poison",))
+    sound = Delivery(b"{}", Meaning.ENDED, "poison", "job.completed", None, "poison", int(NOW), "x", "s1:poison", ())
     return Arrival(sound._replace(**changes), NOW)
 
 

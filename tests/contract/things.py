@@ -8,9 +8,10 @@ from typing import Any
 
 from databases import NOW, Store
 
+from receiver.core.delivering import Persistence
 from receiver.core.delivery import Claims, understand
 from receiver.core.lifecycle import State
-from receiver.store import jobs, outbox, settlement
+from receiver.store import hook_queue, jobs, outbox, settlement
 from receiver.store.inbox import Arrival
 
 
@@ -100,4 +101,20 @@ def settle(store: Store, job: jobs.Job) -> None:
 def declare(store: Store, *names: str, types: tuple[str, ...] = ("job.completed", "job.failed", "job.cancelled")) -> None:
     """Make Python hooks known."""
     declared = [outbox.Declaration(name, "python", name, types) for name in names]
-    store.write(outbox.declare, declared, all_http=False)
+    store.write(outbox.declare, declared, all_configured=False)
+
+
+def taken(store: Store, hook: str = "index", *, lease: float = 60.0, owner: str = "w") -> hook_queue.HookDelivery | None:
+    """The hook's delivery whose turn it is, leased."""
+    found = store.write(hook_queue.claim, hook=hook, most=1, owner=owner, lease=lease, probe=300.0)
+    return found[0] if found else None
+
+
+def attempt(delivery: hook_queue.HookDelivery, outcome: Any = "delivered", **more: Any) -> hook_queue.Attempt:
+    """How it went."""
+    return hook_queue.Attempt(delivery, outcome, at=NOW, seconds=0.25, **more)
+
+
+def finish(store: Store, *attempts: hook_queue.Attempt, policy: Persistence | None = None) -> hook_queue.Finished:
+    """Have it written."""
+    return store.write(hook_queue.finish, attempts[0].delivery.hook, attempts, policy or Persistence())

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 from collections.abc import Iterator
 from typing import Literal
 
 import pytest
 import structlog
+import structlog.testing
 
-from receiver.logs import configure
+from receiver.logs import Lines, configure
 
 
 @pytest.fixture
@@ -52,3 +55,43 @@ def test_a_traceback_shows_no_local_variables(
     assert "password = 'hunter2'" not in told
     assert secret not in told
     assert "locals" not in told
+
+
+TOLD = [
+    {"outcome": "accepted", "job": "job_1", "ms": 1.5, "event": "delivery"},
+    {"job": "half \ud800 a pair", "event": "delivery"},
+]
+
+
+@pytest.mark.parametrize("lines", [TOLD[:1] * 3, TOLD], ids=["plain", "with half a surrogate pair"])
+@pytest.mark.anyio
+@pytest.mark.usefixtures("as_before")
+async def test_lines_written_together_read_as_if_each_were_logged(
+    capsys: pytest.CaptureFixture[str], lines: list[dict[str, str]]
+) -> None:
+    configure("json")
+    together = Lines("a test")
+    for line in lines:
+        structlog.get_logger("a test").info(**line)
+        together.info(dict(line))
+    each = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    await asyncio.sleep(0)
+    written = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [list(line) for line in written] == [list(line) for line in each]
+    assert [line | {"timestamp": ""} for line in written] == [line | {"timestamp": ""} for line in each]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("as_before")
+async def test_lines_in_anybodys_own_form_are_logged_one_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a terminal, by the user's own configuration, or with what the user has bound to all lines."""
+    together = Lines("a test")
+    with structlog.testing.capture_logs() as logged:
+        together.info({"job": "job_1", "event": "delivery"})
+        await asyncio.sleep(0)
+    assert logged == [{"job": "job_1", "event": "delivery", "log_level": "info"}]
+    configure("json")
+    with structlog.contextvars.bound_contextvars(deployment="blue"):
+        together.info({"job": "job_1", "event": "delivery"})
+    await asyncio.sleep(0)
+    assert json.loads(capsys.readouterr().err)["deployment"] == "blue"

@@ -54,10 +54,13 @@ def upgrade() -> None:
             name=op.f("ck_deliveries_quarantined_says_why"),
         ),
         sa.CheckConstraint("outcome <> 'accepted' OR job_id IS NOT NULL", name=op.f("ck_deliveries_accepted_names_a_job")),
-        sa.CheckConstraint("outcome IN ('accepted', 'ignored', 'quarantined')", name=op.f("ck_deliveries_outcome_known")),
+        sa.CheckConstraint(
+            "outcome = 'accepted' OR outcome = 'ignored' OR outcome = 'quarantined'", name=op.f("ck_deliveries_outcome_known")
+        ),
         sa.PrimaryKeyConstraint("id"),
         **_churn(),
     )
+    _index("deliveries", "outcome", "id", only="outcome <> 'accepted'", name="ix_deliveries_set_aside")
     op.create_table(
         "events",
         sa.Column("id", sa.Text(), nullable=False),
@@ -68,7 +71,8 @@ def upgrade() -> None:
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("stall", sa.Integer(), server_default="0", nullable=False),
         sa.CheckConstraint(
-            "type IN ('job.completed', 'job.failed', 'job.cancelled', 'job.stalled')", name=op.f("ck_events_type_known")
+            "type = 'job.completed' OR type = 'job.failed' OR type = 'job.cancelled' OR type = 'job.stalled'",
+            name=op.f("ck_events_type_known"),
         ),
         sa.CheckConstraint("(type = 'job.stalled') = (stall > 0)", name=op.f("ck_events_stalled_says_which")),
         sa.PrimaryKeyConstraint("id"),
@@ -82,11 +86,36 @@ def upgrade() -> None:
         sa.Column("purpose", sa.Text(), nullable=False),
         sa.Column("granted_at", sa.Double(), nullable=False),
         sa.Column("frees_at", sa.Double(), nullable=False),
-        sa.CheckConstraint("purpose IN ('hydrate', 'command', 'probe', 'audit')", name=op.f("ck_grants_purpose_known")),
+        sa.CheckConstraint(
+            "purpose = 'hydrate' OR purpose = 'command' OR purpose = 'probe' OR purpose = 'audit'",
+            name=op.f("ck_grants_purpose_known"),
+        ),
         sa.PrimaryKeyConstraint("id"),
         **_churn(free=50),
     )
     _index("grants", "frees_at")
+    op.create_table(
+        "history",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("what", sa.Text(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=True),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("last_at", sa.Double(), nullable=False),
+        sa.Column("count", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.CheckConstraint(
+            "what = 'asked' OR what = 'heard' OR what = 'looked' OR what = 'noticed' OR what = 'page' OR what = 'again' "
+            "OR what = 'unchanged' OR what = 'trouble' OR what = 'parked' OR what = 'retried' "
+            "OR what = 'given up' OR what = 'reopened' OR what = 'restored'",
+            name=op.f("ck_history_what_known"),
+        ),
+        sa.CheckConstraint("count >= 1 AND number >= 1", name=op.f("ck_history_counts_from_one")),
+        sa.PrimaryKeyConstraint("id"),
+        **_churn(free=20),
+    )
+    _index("history", "job_id", "number")
     op.create_table(
         "hook_deliveries",
         sa.Column("event_id", sa.Text(), nullable=False),
@@ -109,13 +138,37 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name=op.f("ck_hook_deliveries_lease_is_whole")),
         sa.CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name=op.f("ck_hook_deliveries_pending_is_due")),
-        sa.CheckConstraint("state IN ('pending', 'delivered', 'dead')", name=op.f("ck_hook_deliveries_state_known")),
+        sa.CheckConstraint(
+            "state = 'pending' OR state = 'delivered' OR state = 'dead'", name=op.f("ck_hook_deliveries_state_known")
+        ),
         sa.PrimaryKeyConstraint("event_id", "hook"),
         **_churn(free=30),
     )
     _index("hook_deliveries", "hook", "due_at", only="due_at IS NOT NULL")
     _index("hook_deliveries", "job_id", "generation", only="due_at IS NOT NULL")
     _index("hook_deliveries", "created_at", only="state = 'dead'")
+    _index("hook_deliveries", "hook", "created_at")
+    op.create_table(
+        "hook_attempts",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("hook", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("seconds", sa.Double(), nullable=False),
+        sa.Column("outcome", sa.Text(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("answer", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "outcome = 'delivered' OR outcome = 'failed' OR outcome = 'dead' OR outcome = 'later'",
+            name=op.f("ck_hook_attempts_outcome_known"),
+        ),
+        sa.CheckConstraint("number >= 1 AND seconds >= 0", name=op.f("ck_hook_attempts_was_made")),
+        sa.PrimaryKeyConstraint("id"),
+        **_churn(),
+    )
+    _index("hook_attempts", "event_id", "hook")
     op.create_table(
         "hooks",
         sa.Column("name", sa.Text(), nullable=False),
@@ -124,7 +177,17 @@ def upgrade() -> None:
         sa.Column("events", sa.Text(), nullable=False),
         sa.Column("declared_at", sa.Double(), nullable=False),
         sa.Column("retired", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.CheckConstraint("kind IN ('python', 'http')", name=op.f("ck_hooks_kind_known")),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("failing_since", sa.Double(), nullable=True),
+        sa.Column("paused_at", sa.Double(), nullable=True),
+        sa.Column("paused_why", sa.Text(), nullable=True),
+        sa.Column("probe_at", sa.Double(), nullable=True),
+        sa.CheckConstraint("(failures > 0) = (failing_since IS NOT NULL)", name=op.f("ck_hooks_failing_since_the_first")),
+        sa.CheckConstraint("(paused_at IS NULL) = (paused_why IS NULL)", name=op.f("ck_hooks_paused_says_why")),
+        sa.CheckConstraint("probe_at IS NULL OR paused_at IS NOT NULL", name=op.f("ck_hooks_probed_is_paused")),
+        sa.CheckConstraint(
+            "kind = 'python' OR kind = 'http' OR kind = 'command' OR kind = 'broker'", name=op.f("ck_hooks_kind_known")
+        ),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
@@ -170,8 +233,13 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
         sa.CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name=op.f("ck_jobs_lease_is_whole")),
-        sa.CheckConstraint("discovered_by IN ('webhook', 'poll', 'stream')", name=op.f("ck_jobs_discovered_by_known")),
-        sa.CheckConstraint("source IN ('submit', 'track', 'webhook', 'stream')", name=op.f("ck_jobs_source_known")),
+        sa.CheckConstraint(
+            "discovered_by = 'webhook' OR discovered_by = 'poll' OR discovered_by = 'stream'",
+            name=op.f("ck_jobs_discovered_by_known"),
+        ),
+        sa.CheckConstraint(
+            "source = 'submit' OR source = 'track' OR source = 'webhook' OR source = 'stream'", name=op.f("ck_jobs_source_known")
+        ),
         sa.CheckConstraint(
             "state <> 'hydrating' OR (generation > settled_generation AND mark IS NOT NULL)",
             name=op.f("ck_jobs_hydrating_has_a_generation"),
@@ -180,9 +248,11 @@ def upgrade() -> None:
             "state <> 'settled' OR (generation >= 1 AND settled_generation = generation)", name=op.f("ck_jobs_settled_is_newest")
         ),
         sa.CheckConstraint("state IN ('settled', 'parked') OR due_at IS NOT NULL", name=op.f("ck_jobs_unsettled_is_due")),
-        sa.CheckConstraint("state IN ('watching', 'hydrating', 'settled', 'parked')", name=op.f("ck_jobs_state_known")),
+        sa.CheckConstraint(
+            "state = 'watching' OR state = 'hydrating' OR state = 'settled' OR state = 'parked'", name=op.f("ck_jobs_state_known")
+        ),
         sa.CheckConstraint("page_limit BETWEEN 1 AND 100", name=op.f("ck_jobs_page_limit_in_range")),
-        sa.CheckConstraint("retry IN ('due', 'asked', 'refused')", name=op.f("ck_jobs_retry_known")),
+        sa.CheckConstraint("retry = 'due' OR retry = 'asked' OR retry = 'refused'", name=op.f("ck_jobs_retry_known")),
         sa.CheckConstraint("retry IS NULL OR (state = 'settled' AND due_at IS NOT NULL)", name=op.f("ck_jobs_retry_is_due")),
         sa.CheckConstraint(
             "NOT held OR (settled_generation >= 1 AND due_at IS NOT NULL AND (state <> 'settled' OR retry IS NOT NULL))",
@@ -206,7 +276,7 @@ def upgrade() -> None:
         sa.Column("at", sa.Double(), nullable=True),
         sa.Column("attempts", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("failed", sa.BigInteger(), server_default="0", nullable=False),
-        sa.CheckConstraint("name IN ('webhooks')", name=op.f("ck_audits_name_known")),
+        sa.CheckConstraint("name = 'webhooks'", name=op.f("ck_audits_name_known")),
         sa.PrimaryKeyConstraint("name"),
     )
     op.create_table(
@@ -222,9 +292,18 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("rpm", sa.BigInteger(), nullable=False),
         sa.Column("until", sa.Double(), nullable=False),
-        sa.CheckConstraint("name IN ('tier', 'learned')", name=op.f("ck_limits_name_known")),
+        sa.CheckConstraint("name = 'tier' OR name = 'learned'", name=op.f("ck_limits_name_known")),
         sa.CheckConstraint("rpm >= 1", name=op.f("ck_limits_rpm_positive")),
         sa.PrimaryKeyConstraint("name"),
+    )
+    op.create_table(
+        "hours",
+        sa.Column("hour", sa.BigInteger(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("label", sa.Text(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("hour", "name", "label"),
+        **_churn(free=50),
     )
     op.create_table(
         "outcomes",
@@ -242,8 +321,13 @@ def upgrade() -> None:
         sa.Column("settled_at", sa.Double(), nullable=False),
         sa.Column("pruned_at", sa.Double(), nullable=True),
         sa.Column("swept", sa.Boolean(), server_default=sa.text("false"), nullable=False),
-        sa.CheckConstraint("discovered_by IN ('webhook', 'poll', 'stream')", name=op.f("ck_outcomes_discovered_by_known")),
-        sa.CheckConstraint("status IN ('completed', 'failed', 'cancelled')", name=op.f("ck_outcomes_status_known")),
+        sa.CheckConstraint(
+            "discovered_by = 'webhook' OR discovered_by = 'poll' OR discovered_by = 'stream'",
+            name=op.f("ck_outcomes_discovered_by_known"),
+        ),
+        sa.CheckConstraint(
+            "status = 'completed' OR status = 'failed' OR status = 'cancelled'", name=op.f("ck_outcomes_status_known")
+        ),
         sa.CheckConstraint("failed_urls BETWEEN 0 AND results", name=op.f("ck_outcomes_failed_within_results")),
         sa.CheckConstraint("generation >= 1", name=op.f("ck_outcomes_generation_positive")),
         sa.CheckConstraint("NOT swept OR pruned_at IS NOT NULL", name=op.f("ck_outcomes_swept_was_pruned")),
@@ -273,11 +357,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "generation", "position"),
         **_churn(),
     )
+    _index("results", "job_id", "generation", "position", only="error IS NOT NULL", name="ix_results_failed")
     op.create_table(
         "seen",
         sa.Column("key", sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), nullable=False),
         sa.Column("first_at", sa.Double(), nullable=False),
         sa.Column("hits", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
         sa.CheckConstraint("hits >= 1", name=op.f("ck_seen_hits_positive")),
         sa.PrimaryKeyConstraint("key"),
         sqlite_with_rowid=False,
@@ -301,7 +387,10 @@ def upgrade() -> None:
         sa.CheckConstraint("(lease_owner IS NULL) = (lease_until IS NULL)", name=op.f("ck_submissions_lease_is_whole")),
         sa.CheckConstraint("(state = 'pending') = (due_at IS NOT NULL)", name=op.f("ck_submissions_pending_is_due")),
         sa.CheckConstraint("(state = 'sent') = (job_id IS NOT NULL)", name=op.f("ck_submissions_sent_has_a_job")),
-        sa.CheckConstraint("state IN ('pending', 'sent', 'refused', 'expired')", name=op.f("ck_submissions_state_known")),
+        sa.CheckConstraint(
+            "state = 'pending' OR state = 'sent' OR state = 'refused' OR state = 'expired'",
+            name=op.f("ck_submissions_state_known"),
+        ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("idempotency_key"),
     )
@@ -321,5 +410,13 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger(), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", "label"),
+        **_churn(free=50),
+    )
+    op.create_table(
+        "refusals",
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("last_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("reason"),
         **_churn(free=50),
     )
