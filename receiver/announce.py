@@ -35,8 +35,18 @@ def stall(job: Job, document: bytes, *, still: float, now: float) -> Event:
     return _sealed(identity, "job.stalled", data, job_id=job.id, generation=generation, at=now, number=number)
 
 
+def test(now: float, token: str) -> tuple[str, str]:
+    """The id and the words of an event that tells of nothing: to see whether a hook takes one."""
+    data = {"job": {"id": "job_test", "status": "completed", "completed": 0, "total": 0}, "generation": 1, "failedUrls": 0}
+    return f"evt_test_{token}", _words("hook.test", data, now)
+
+
 def _sealed(identity: str, kind: str, data: dict[str, Any], *, job_id: str, generation: int, at: float, number: int = 0) -> Event:
-    timestamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    text = json.dumps({"type": kind, "timestamp": timestamp, "data": data}, ensure_ascii=True, separators=(",", ":"))
+    text = _words(kind, data, at)
     digest = sha256(identity.encode()).hexdigest()[:32]
     return Event(f"evt_{digest}", job_id, generation, kind, at, text, number)
+
+
+def _words(kind: str, data: dict[str, Any], at: float) -> str:
+    timestamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"type": kind, "timestamp": timestamp, "data": data}, ensure_ascii=True, separators=(",", ":"))

@@ -1,142 +1,141 @@
-"""The dispatcher: brings events from the outbox to their hooks, at least once, until they are delivered or given up."""
+"""The dispatcher: brings events from the outbox to their hooks, at least once, until they are delivered or given up.
+
+Each hook has a lane of its own, with workers of its own: one that is slow, hangs or is dead takes nothing from another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
-from receiver.core.backoff import backoff
-from receiver.errors import HookError, LeaseLostError, ResultsPrunedError, StoreError
-from receiver.hooks.event import Event, Result
+from receiver import tracing
+from receiver.attempting import Attempting
+from receiver.core.delivering import Persistence
+from receiver.desk import Desk
+from receiver.errors import LeaseLostError, StoreError
 from receiver.leases import lease_kept
-from receiver.packing import unpack
-from receiver.store import outbox, results
+from receiver.store import outbox
 
 if TYPE_CHECKING:
     from receiver.clock import Clock
-    from receiver.hooks.http import HttpHook, HttpSender
-    from receiver.hooks.registry import PythonHook, Registry
+    from receiver.hooks.target import Hook
     from receiver.store.engine import Database
+    from receiver.store.hook_health import Change
+    from receiver.store.hook_queue import Attempt
 
 LEASE = 60.0
-ATTEMPTS = 16
-"""Over about a day: 5 s doubling to 6 h. After the last one a delivery is dead, and visible as such."""
-_BASE, _CAP = 5.0, 6 * 3600.0
-_BATCH = 50
-_BATCH_BYTES = 4 << 20
-"""Results are read in short transactions of about this much, however slowly a handler takes them."""
+_TRIES, _PATIENCE = 5, 0.5
+"""Times we try to write how an attempt ended, and seconds between them: what is not written is done again."""
+
+_CLOSE_WITHIN = 1.0
 
 log = structlog.get_logger("receiver.dispatcher")
 
 
 class Dispatcher:
-    """Serves the hooks this process knows: its Python handlers, and the configured URLs."""
+    """The lanes of the hooks this process serves: its Python handlers, and the configured ones."""
 
     def __init__(
-        self,
-        database: Database,
-        clock: Clock,
-        *,
-        owner: str,
-        handlers: Registry,
-        urls: Mapping[str, HttpHook],
-        sender: HttpSender,
+        self, database: Database, clock: Clock, *, owner: str, hooks: Iterable[Hook], policy: Persistence | None = None
     ) -> None:
         self._database = database
-        self._clock = clock
-        self._owner = owner
-        self._handlers = handlers
-        self._urls = urls
-        self._sender = sender
-
-    @property
-    def names(self) -> list[str]:
-        """The hooks this process can serve."""
-        return [hook.name for hook in self._handlers.all()] + list(self._urls)
+        served = {hook.name: hook for hook in hooks}
+        self.lanes = {
+            name: Lane(database, clock, hook, owner=owner, policy=policy or Persistence()) for name, hook in served.items()
+        }
 
     async def declare(self) -> None:
         """Make the hooks known, so that events settled from now on, here or elsewhere, are kept for them."""
-        declared = [outbox.Declaration(h.name, "python", h.name, h.events) for h in self._handlers.all()]
-        declared += [outbox.Declaration(h.name, "http", h.url, h.events) for h in self._urls.values()]
-        await self._database.write(lambda tx: outbox.declare(tx, declared, all_http=True))
+        hooks = [lane.hook for lane in self.lanes.values()]
+        declared = [outbox.Declaration(h.name, h.kind, h.target.place, h.events) for h in hooks]
+        await self._database.write(lambda tx: outbox.declare(tx, declared, all_configured=True))
+
+    async def next_due(self) -> float | None:
+        """Seconds until there is something to do on any lane; None: not until an event comes."""
+        due = await asyncio.gather(*(lane.next_due() for lane in self.lanes.values()))
+        return min((wait for wait in due if wait is not None), default=None)
+
+    async def close(self) -> None:
+        """Wait until what was done is written, but not for a database that does not answer: then it is done again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                await asyncio.gather(*(lane.close() for lane in self.lanes.values()))
+
+
+class Lane:
+    """What waits for one hook. `hook.slots` workers are of use."""
+
+    def __init__(self, database: Database, clock: Clock, hook: Hook, *, owner: str, policy: Persistence) -> None:
+        self.hook = hook
+        self._database = database
+        self._clock = clock
+        self._policy = policy
+        self._desk = Desk(database, hook.name, owner=owner, lease=LEASE, policy=policy, changed=self._changed)
+        self._slots = asyncio.Semaphore(hook.slots)
 
     async def run_once(self) -> bool:
         """Deliver the one longest due; False if none is."""
-        names = self.names
-        if not names:
-            return False
-        delivery = await self._database.write(lambda tx: outbox.claim(tx, names=names, owner=self._owner, lease=LEASE))
-        if delivery is None:
-            return False
-        with structlog.contextvars.bound_contextvars(event_id=delivery.event.id, hook=delivery.hook):
-            try:
-                async with lease_kept(self._clock, LEASE, lambda: self._hold(delivery)):
-                    await self._deliver(delivery)
-            except LeaseLostError as error:
-                log.warning("lease_lost", hint=str(error))
-            except StoreError as error:
-                log.error("store_failed", hint=str(error))  # noqa: TRY400 - the hint is the whole story
+        async with self._slots:
+            leased = await self._desk.claim()
+            if leased is None:
+                return False
+            with (
+                structlog.contextvars.bound_contextvars(event_id=leased.event.id, hook=leased.hook),
+                tracing.span(
+                    "hook", leased.event.job_id, hook=leased.hook, event=leased.event.id, attempt=leased.attempts + 1
+                ) as told,
+            ):
+                try:
+                    attempting = Attempting(
+                        self._database, self._clock, self.hook, leased, policy=self._policy, changed=self._changed
+                    )
+                    async with lease_kept(self._clock, LEASE, lambda: attempting.hold(lease=LEASE)):
+                        attempt = await attempting.make()
+                        told.update({"receiver.outcome": attempt.outcome, "receiver.status": attempt.status})
+                        if not attempting.is_written:
+                            await self._finish(attempt)
+                    _tell(attempt)
+                except LeaseLostError as error:
+                    log.warning("lease_lost", hint=str(error))
+                except StoreError as error:
+                    log.error("store_failed", hint=str(error))  # noqa: TRY400 - the hint is the whole story
         return True
 
     async def next_due(self) -> float | None:
         """Seconds until there is something to do; None: not until an event comes."""
-        names = self.names
-        return await self._database.read(lambda tx: outbox.next_due(tx, names=names))
+        return await self._desk.next_due()
 
-    async def _deliver(self, delivery: outbox.HookDelivery) -> None:
-        try:
-            if delivery.hook in self._handlers:
-                await self._call(self._handlers[delivery.hook], delivery)
-                status = None
-            else:
-                hook = self._urls[delivery.hook]
-                status = await self._sender.send(hook, event_id=delivery.event.id, payload=delivery.event.payload)
-        except HookError as error:
-            await self._failed(delivery, error)
-        else:
-            await self._database.write(lambda tx: outbox.delivered(tx, delivery, status=status))
-            log.info("delivered", attempt=delivery.attempts + 1, status=status)
+    async def close(self) -> None:
+        """Wait until what was done is written."""
+        await self._desk.close()
 
-    async def _call(self, hook: PythonHook, delivery: outbox.HookDelivery) -> None:
-        event = Event.of(delivery.event.id, delivery.event.payload, attempt=delivery.attempts + 1)
-        try:
-            await hook.handler(event, self._results(delivery.event))
-        except (LeaseLostError, StoreError):
-            raise
-        except ResultsPrunedError as error:
-            raise HookError(str(error), final=True) from error  # to try again would bring nothing back
-        except Exception as error:
-            # The traceback is the user's own; it goes to the log, and its last line to the delivery.
-            log.exception("handler_failed", attempt=delivery.attempts + 1)
-            raise HookError(f"{type(error).__name__}: {error}") from error
-
-    async def _results(self, event: outbox.Event) -> AsyncIterator[Result]:
-        position = 0
-        while True:
-            at = position
-            batch = await self._database.read(
-                lambda tx, at=at: results.read_slices(  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-                    tx, event.job_id, event.generation, skip=at, limit=_BATCH, max_bytes=_BATCH_BYTES
-                )
-            )
-            if not batch:
+    async def _finish(self, attempt: Attempt) -> None:
+        for _ in range(_TRIES - 1):
+            with suppress(StoreError):
+                await self._desk.finish(attempt)
                 return
-            for slice_ in batch:
-                yield unpack(slice_)
-            position += len(batch)
+            await self._clock.sleep(_PATIENCE)
+        await self._desk.finish(attempt)
 
-    async def _failed(self, delivery: outbox.HookDelivery, error: HookError) -> None:
-        text, status = str(error), error.answer
-        if error.final or delivery.attempts + 1 >= ATTEMPTS:
-            await self._database.write(lambda tx: outbox.dead(tx, delivery, error=text, status=status))
-            log.error("dead_letter", attempts=delivery.attempts + 1, hint=text)
-            return
-        wait = backoff(delivery.attempts, base=_BASE, cap=_CAP, chance=self._clock.chance())
-        wait = max(wait, error.retry_after or 0.0)
-        await self._database.write(lambda tx: outbox.later(tx, delivery, wait=wait, error=text, status=status))
-        log.warning("hook_failed", attempt=delivery.attempts + 1, again_in=round(wait, 1), hint=text)
+    def _changed(self, change: Change) -> None:
+        if change.to == "paused":
+            hint = f"{change.why}; it is probed now and then, and `receiver hooks resume {self.hook.name}` resumes it at once"
+            log.error("hook_paused", hook=self.hook.name, hint=hint)
+        else:
+            log.info("hook_resumed", hook=self.hook.name, hint=change.why)
 
-    async def _hold(self, delivery: outbox.HookDelivery) -> None:
-        await self._database.write(lambda tx: outbox.hold(tx, delivery, lease=LEASE))
+
+def _tell(attempt: Attempt) -> None:
+    number = attempt.delivery.attempts + 1
+    if attempt.outcome == "delivered":
+        log.info("delivered", attempt=number, status=attempt.status, ms=round(attempt.seconds * 1000))
+    elif attempt.outcome == "later":
+        log.info("put_off", again_in=round(attempt.wait, 1), hint=attempt.error)
+    elif attempt.outcome == "dead":
+        log.error("dead_letter", attempts=number, hint=attempt.error)
+    else:
+        log.warning("hook_failed", attempt=number, again_in=round(attempt.wait, 1), hint=attempt.error)

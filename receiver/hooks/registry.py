@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from receiver.errors import UsageError
-from receiver.hooks.event import Handler, PlainHandler
+from receiver.hooks.event import Event, EventHandler, Handler, PlainHandler
 from receiver.hooks.plain import in_thread
 
-Given = TypeVar("Given", bound=Handler | PlainHandler)
+Given = TypeVar("Given", bound=Handler | PlainHandler | EventHandler)
 """What a user registers, and has back as it was."""
 
 TYPES: Final = ("job.completed", "job.failed", "job.cancelled", "job.stalled")
@@ -20,11 +20,13 @@ TYPES: Final = ("job.completed", "job.failed", "job.cancelled", "job.stalled")
 
 @dataclass(frozen=True, slots=True)
 class PythonHook:
-    """A handler and what it wants to hear."""
+    """A handler and what it wants to hear. `timeout`: seconds for each call; `slots`: how many at once."""
 
     name: str
     events: tuple[str, ...]
     handler: Handler
+    timeout: float | None = None
+    slots: int = 8
 
 
 class Registry:
@@ -33,8 +35,10 @@ class Registry:
     def __init__(self) -> None:
         self._hooks: dict[str, PythonHook] = {}
 
-    def on(self, *events: str, name: str | None = None) -> Callable[[Given], Given]:
-        """Decorate a function `(event, results)`: an async one, or a plain one, which runs in a thread.
+    def on(
+        self, *events: str, name: str | None = None, timeout: float | None = None, concurrency: int = 8
+    ) -> Callable[[Given], Given]:
+        """Decorate a function `(event, results)` or `(event)`: an async one, or a plain one, which runs in a thread.
 
         Without `name`, deliveries go by its module and qualified name. Raises `UsageError` for an unknown event, a name that is
         taken, or what cannot be called like this.
@@ -45,14 +49,19 @@ class Registry:
                 f"@on takes one or more of {', '.join(TYPES)}" + (f", not {', '.join(map(str, unknown))}" if unknown else "")
             )
 
+        if timeout is not None and not timeout > 0:
+            raise UsageError(f"timeout is in seconds, more than 0, not {timeout!r}")
+        if concurrency < 1:
+            raise UsageError(f"concurrency is how many calls may run at once, at least 1, not {concurrency!r}")
+
         def register(handler: Given) -> Given:
             # `module.function`: the same after a restart, so what waits for it finds it again.
             chosen = name or _name_of(handler)
             if chosen in self._hooks:
                 raise UsageError(f"a handler named {chosen!r} is registered already: give this one a name=")
-            _check(handler)
-            called: Any = handler if _is_async(handler) else in_thread(handler)
-            self._hooks[chosen] = PythonHook(chosen, events, called)
+            called: Any = handler if _takes_results(handler) else _without_results(handler)
+            called = called if _is_async(handler) else in_thread(called)
+            self._hooks[chosen] = PythonHook(chosen, events, called, timeout, concurrency)
             return handler
 
         return register
@@ -75,17 +84,31 @@ def _name_of(handler: Callable[..., Any]) -> str:
         raise UsageError(f"{handler!r} has no name of its own: give it one with name=") from None
 
 
-def _check(handler: Callable[..., Any]) -> None:
+def _takes_results(handler: Callable[..., Any]) -> bool:
+    """Whether it is called with (event, results), rather than with (event). Raises `UsageError` if it cannot be called at all."""
     called = getattr(handler, "__qualname__", repr(handler))
     form = f"write it as `async def {getattr(handler, '__name__', 'handler')}(event, results)`"
     if _of_kind(handler, inspect.isgeneratorfunction) or _of_kind(handler, inspect.isasyncgenfunction):
         raise UsageError(f"the handler {called} is a generator, which nobody would run: {form}, without yield")
     try:
-        inspect.signature(handler).bind("event", "results")
+        signature = inspect.signature(handler)
     except ValueError:  # something built in, which does not tell
-        return
-    except TypeError:
-        raise UsageError(f"the handler {called} cannot be called with (event, results): {form}") from None
+        return True
+    for arguments in (("event", "results"), ("event",)):
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
+        return len(arguments) == 2
+    raise UsageError(f"the handler {called} cannot be called with (event, results): {form}")
+
+
+def _without_results(handler: Callable[..., Any]) -> Callable[[Event, Any], Any]:
+    def called(event: Event, results: Any) -> Any:
+        del results
+        return handler(event)
+
+    return called
 
 
 def _is_async(handler: Callable[..., Any]) -> bool:

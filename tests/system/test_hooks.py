@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from sqlalchemy import select
 from standardwebhooks import Webhook, WebhookVerificationError
 from system_kit import Served, delivery, downstream, knowing, start_job, until
 
-from receiver.dispatcher import ATTEMPTS
-from receiver.hooks.event import Event, Results
-from receiver.hooks.registry import PythonHook
+from receiver.core.delivering import Persistence
+from receiver.hooks.event import Event, Handler, Results
+from receiver.hooks.python import PythonTarget
+from receiver.packing import unpack
 from receiver.sandbox import BackgroundSandbox
 from receiver.store.tables import hook_deliveries
 from tests.loopback import Asked, Line, Script, answering, resetting, serving, silent
@@ -27,6 +29,7 @@ pytestmark = pytest.mark.anyio
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 DAY = 24 * 3600.0
+ATTEMPTS = Persistence().attempts
 QUICK: dict[str, Any] = {"seed": 1, "job_seconds": 0.1, "queue_seconds": 0.05}
 
 
@@ -72,8 +75,12 @@ def handled_by(w: World, handler: Callable[[Event, Rows], None]) -> None:
     async def handle(event: Event, results: Results) -> None:
         handler(event, Counter([_identity(result) async for result in results]))
 
-    registry = w.receiver._handlers._hooks
-    registry["told"] = PythonHook("told", registry["told"].events, handle)
+    call(w, handle)
+
+
+def call(w: World, handler: Handler) -> None:
+    lane = w.runtime.dispatcher.lanes["told"]
+    lane.hook = replace(lane.hook, target=PythonTarget("told", handler, decode=unpack))
 
 
 # What is sent
@@ -122,7 +129,7 @@ async def test_a_hook_hears_of_what_it_asked_for_and_of_nothing_else(tmp_path: P
 
 
 async def test_after_failures_of_every_kind_it_arrives_under_the_same_id_with_growing_pauses(tmp_path: Path) -> None:
-    """Answered with an error, redirected, reset, never answered, told to go away: sent again, signed afresh, otherwise the same."""
+    """Answered with an error, redirected, reset, never answered, refused: sent again, signed afresh, otherwise the same."""
     times: list[float] = []
 
     def timed(script: Script) -> Script:
@@ -132,7 +139,7 @@ async def test_after_failures_of_every_kind_it_arrives_under_the_same_id_with_gr
 
         return say
 
-    bad = [answering(500), answering(302, location="http://127.0.0.1:1/"), resetting, silent, answering(410), answering(404)]
+    bad = [answering(500), answering(302, location="http://127.0.0.1:1/"), resetting, silent, answering(400), answering(404)]
     async with (
         serving(*[timed(script) for script in (*bad, answering(200))]) as there,
         world(tmp_path, **by_hand(), settings=hooks(hook(there.url, timeout=0.3))) as w,
@@ -149,6 +156,28 @@ async def test_after_failures_of_every_kind_it_arrives_under_the_same_id_with_gr
             assert pause < 5 * 2**number + 60, "but no longer than that"
         await w.rush(lambda: False, until=w.clock.steady() + DAY)
         assert len(there.asked) == len(bad) + 1, "and then no more"
+
+
+async def test_a_hook_that_is_gone_is_left_alone_and_seen_to_be_back(tmp_path: Path) -> None:
+    """Nothing more is sent to it but one delivery now and then; once that is taken, all that has waited."""
+    back = False
+
+    async def gone(line: Line, _: Asked) -> None:
+        await line.answer(200 if back else 410)
+
+    async with serving(gone) as there, world(tmp_path, **by_hand(), settings=hooks(hook(there.url))) as w:
+        for _ in range(3):
+            await ended(w)
+        await w.rush(lambda: len(w.told) == 3)
+        said = len(there.asked)
+        await w.rush(lambda: False, until=w.clock.steady() + 3000)
+        assert len(there.asked) == said
+        await ended(w)
+        await w.rush(lambda: len(there.asked) == said + 1)
+        back = True
+        await w.rush(lambda: len(there.asked) >= said + 5)
+        assert {state for state, _ in await states(w)} == {"delivered"}
+        assert len(set(ids(there.asked))) == 4
 
 
 async def test_a_hook_that_says_when_to_come_back_is_not_asked_before(tmp_path: Path) -> None:
@@ -192,7 +221,9 @@ async def test_an_event_that_always_fails_is_dead_after_its_last_attempt_and_its
         assert [len(w.told_of(job)) for job in (first, second)] == [1, 1]
 
 
-async def test_a_hook_that_hangs_holds_up_nobody_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loops", [True, False], ids=["by the loops", "in a bounded pass"])
+async def test_a_hook_that_hangs_holds_up_nobody_else(tmp_path: Path, loops: bool) -> None:
+    """However many events it holds: a dozen are on their way to it, or wait for their turn, while the other gets each of them."""
     over = asyncio.Event()
 
     async def hang(line: Line, _: Asked) -> None:
@@ -202,14 +233,17 @@ async def test_a_hook_that_hangs_holds_up_nobody_else(tmp_path: Path) -> None:
     async with (
         serving(hang) as there,
         serving(answering(200)) as other,
-        world(tmp_path, **QUICK, settings=hooks(hook(there.url, timeout=300), hook(other.url, "other"))) as w,
+        world(tmp_path, **QUICK, loops=loops, settings=hooks(hook(there.url, timeout=300), hook(other.url, "other"))) as w,
     ):
-        for _ in range(3):
-            job = await w.elsewhere(1)
-            await w.event(job)
-            await w.reader.until(lambda job=job: any(job_of(asked) == job for asked in other.asked))
-        assert await states(w) == [("pending", 0)] * 3
+        for _ in range(12):
+            await w.elsewhere(1)
+        await w.reader.settled()
+        ticking = None if loops else asyncio.create_task(w.runtime.tick(60))
+        await w.reader.until(lambda: len(other.asked) == 12)
+        assert await states(w) == [("pending", 0)] * 12
         over.set()
+        if ticking is not None:
+            await ticking
 
 
 async def test_a_hook_that_is_taken_out_of_the_settings_gets_no_more_events_and_one_put_in_gets_the_next(tmp_path: Path) -> None:
@@ -304,8 +338,7 @@ async def test_a_handler_may_leave_its_results_unread_or_read_them_by_half(tmp_p
         read.append(count)
 
     async with world(tmp_path, **by_hand()) as w:
-        registry = w.receiver._handlers._hooks
-        registry["told"] = PythonHook("told", registry["told"].events, hasty)
+        call(w, hasty)
         await ended(w, 150)
         await w.rush(lambda: bool(read))
         assert read == [60]

@@ -175,7 +175,12 @@ async def named(*, event: Event, results: AsyncIterator[Result]) -> None: ...
 def plain_one(event: Event) -> None: ...
 
 
-@pytest.mark.parametrize("handler", [none, one, three, named, plain_one, Handlers.method, lambda event: None])
+@pytest.mark.parametrize("handler", [one, plain_one, lambda event: None])
+async def test_who_needs_no_results_takes_the_event_alone(handler: Callable[..., Any]) -> None:
+    await call(handler)
+
+
+@pytest.mark.parametrize("handler", [none, three, named, Handlers.method, lambda: None])
 def test_a_handler_with_other_parameters_is_refused_where_it_is_written(handler: Callable[..., Any]) -> None:
     registry = Registry()
     with pytest.raises(UsageError, match=r"async def \S+\(event, results\)") as caught:
@@ -190,6 +195,12 @@ async def async_generator(event: Event, results: AsyncIterator[Result]) -> Async
 
 def generator(event: Event, results: Iterator[Result]) -> Iterator[Result]:
     yield {}
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": -1.0}, {"concurrency": 0}])
+def test_what_cannot_be_is_refused_where_it_is_written(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options))):
+        Registry().on("job.completed", **options)
 
 
 @pytest.mark.parametrize("handler", [async_generator, generator])

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from receiver.clock import Clock
 from receiver.errors import HookError
 from receiver.hooks import http
-from receiver.hooks.http import ANSWER_CAP, HttpHook, HttpSender
+from receiver.hooks.http import ANSWER_CAP, HttpTarget
+from receiver.hooks.target import EXCERPT, Answer, Delivery
 from tests.clock import FakeClock
 from tests.loopback import Asked, Line, Script, answering, resetting, serving, silent
 
@@ -23,19 +25,26 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PAYLOAD = json.dumps({"type": "job.completed", "timestamp": "2024-04-05T00:00:00.000Z", "data": {"note": "żółw — 亀"}})
 
 
-def hook_at(url: str, *, secret: str | None = SECRET, timeout: float = 5.0) -> HttpHook:
-    return HttpHook("crm", url, secret, ("job.completed",), timeout)
+async def nothing(_: int) -> AsyncIterator[list[bytes]]:
+    return
+    yield
 
 
-@pytest.fixture
-async def sender(clock: FakeClock) -> AsyncIterator[HttpSender]:
-    async with HttpSender(clock) as sender:
-        yield sender
+DELIVERY = Delivery("evt_1", PAYLOAD, 1, nothing)
 
 
-async def failure(sender: HttpSender, hook: HttpHook) -> HookError:
+def target(url: str, *, secret: str | None = SECRET, timeout: float = 5.0, clock: Clock | None = None) -> HttpTarget:
+    return HttpTarget(url, secrets=[] if secret is None else [secret], timeout=timeout, clock=clock or FakeClock())
+
+
+async def post(url: str, **more: Any) -> Answer:
+    async with target(url, **more) as there:
+        return await there.deliver(DELIVERY)
+
+
+async def failure(url: str, **more: Any) -> HookError:
     with pytest.raises(HookError) as caught:
-        await sender.send(hook, event_id="evt_1", payload=PAYLOAD)
+        await post(url, **more)
     return caught.value
 
 
@@ -45,8 +54,8 @@ async def failure(sender: HttpSender, hook: HttpHook) -> HookError:
 async def test_it_is_signed_by_the_standard_webhooks_specification() -> None:
     """Verified by the specification's own library, which goes by this machine's time."""
     now = time.time()
-    async with HttpSender(FakeClock(now)) as sender, serving(answering(204)) as server:
-        assert await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD) == 204
+    async with serving(answering(204)) as server:
+        assert (await post(server.url, clock=FakeClock(now))).status == 204
     (asked,) = server.asked
     assert Webhook(SECRET).verify(asked.body, asked.headers) == json.loads(PAYLOAD)
     assert asked.headers["webhook-id"] == "evt_1"
@@ -58,20 +67,20 @@ async def test_it_is_signed_by_the_standard_webhooks_specification() -> None:
         Webhook(SECRET).verify(asked.body + b" ", asked.headers)
 
 
-async def test_the_body_is_the_payload_byte_for_byte_as_json(sender: HttpSender) -> None:
+async def test_the_body_is_the_payload_byte_for_byte_as_json() -> None:
     async with serving(answering(200)) as server:
-        await sender.send(hook_at(f"{server.url}/in/?from=receiver"), event_id="evt_1", payload=PAYLOAD)
+        await post(f"{server.url}/in/?from=receiver")
     (asked,) = server.asked
     assert (asked.method, asked.target) == ("POST", "/in/?from=receiver")
     assert asked.body == PAYLOAD.encode()
     assert asked.headers["content-type"] == "application/json"
 
 
-async def test_each_attempt_is_signed_afresh_under_the_same_id(sender: HttpSender, clock: FakeClock) -> None:
+async def test_each_attempt_is_signed_afresh_under_the_same_id(clock: FakeClock) -> None:
     """A receiver with a replay window takes the tenth attempt as well as the first."""
     async with serving(answering(200)) as server:
         for _ in range(2):
-            await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD)
+            await post(server.url, clock=clock)
             clock.advance(3600)
     first, second = server.asked
     assert first.headers["webhook-id"] == second.headers["webhook-id"]
@@ -79,21 +88,20 @@ async def test_each_attempt_is_signed_afresh_under_the_same_id(sender: HttpSende
     assert first.headers["webhook-signature"] != second.headers["webhook-signature"]
 
 
-async def test_without_a_secret_nothing_is_signed(sender: HttpSender) -> None:
+async def test_without_a_secret_nothing_is_signed() -> None:
     async with serving(answering(200)) as server:
-        await sender.send(hook_at(server.url, secret=None), event_id="evt_1", payload=PAYLOAD)
+        await post(server.url, secret=None)
     assert "webhook-signature" not in server.asked[0].headers
     assert server.asked[0].headers["webhook-id"] == "evt_1"
 
 
-async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> None:
+async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(answering(200)) as proxy, serving(answering(200)) as server:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
             monkeypatch.setenv(name, proxy.url)
         monkeypatch.delenv("NO_PROXY", raising=False)
         monkeypatch.delenv("no_proxy", raising=False)
-        async with HttpSender(clock) as sender:
-            await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD)
+        await post(server.url)
     assert (len(proxy.asked), len(server.asked)) == (0, 1)
 
 
@@ -101,24 +109,24 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-async def test_any_2xx_is_a_success(sender: HttpSender, status: int) -> None:
+async def test_any_2xx_is_a_success(status: int) -> None:
     async with serving(answering(status)) as server:
-        assert await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD) == status
+        assert (await post(server.url)).status == status
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 410, 429, 500, 502, 503])
-async def test_anything_else_is_a_failure_that_tells_its_status(sender: HttpSender, status: int) -> None:
+async def test_anything_else_is_a_failure_that_tells_its_status(status: int) -> None:
     async with serving(answering(status, b"sorry")) as server:
-        error = await failure(sender, hook_at(server.url))
-    assert (error.answer, error.retry_after, str(error)) == (status, None, f"answered {status}")
+        error = await failure(server.url)
+    assert (error.answer, error.retry_after, str(error), error.excerpt) == (status, None, f"answered {status}", "sorry")
     assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_a_failure_and_not_followed(sender: HttpSender, status: int) -> None:
+async def test_a_redirect_is_a_failure_and_not_followed(status: int) -> None:
     """What is signed for one place must not wander to another."""
     async with serving(answering(200)) as elsewhere, serving(answering(status, location=elsewhere.url)) as server:
-        error = await failure(sender, hook_at(server.url))
+        error = await failure(server.url)
     assert error.answer == status
     assert elsewhere.asked == []
 
@@ -134,21 +142,21 @@ async def test_a_redirect_is_a_failure_and_not_followed(sender: HttpSender, stat
         ("", None),
     ],
 )
-async def test_a_503_may_say_when_to_come_back(sender: HttpSender, header: str, seconds: float | None) -> None:
+async def test_a_503_may_say_when_to_come_back(header: str, seconds: float | None) -> None:
     async with serving(answering(503, retry_after=header)) as server:
-        error = await failure(sender, hook_at(server.url))
+        error = await failure(server.url)
     assert (error.answer, error.retry_after) == (503, seconds)
 
 
-async def test_a_hook_that_never_answers_is_given_up_at_its_timeout(sender: HttpSender) -> None:
+async def test_a_hook_that_never_answers_is_given_up_at_its_timeout() -> None:
     async with serving(silent) as server:
-        error = await failure(sender, hook_at(server.url, timeout=0.05))
+        error = await failure(server.url, timeout=0.05)
     assert str(error) == "no answer within 0.05 s"
     assert error.answer is None
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"], ids=["in its head", "in its body"])
-async def test_an_answer_that_drips_is_cut_off_at_the_timeout(sender: HttpSender, head: bytes) -> None:
+async def test_an_answer_that_drips_is_cut_off_at_the_timeout(head: bytes) -> None:
     """A byte now and then keeps every timeout between bytes content; the whole exchange has one of its own."""
     drops = 0
 
@@ -162,12 +170,12 @@ async def test_an_answer_that_drips_is_cut_off_at_the_timeout(sender: HttpSender
         await line.hung_up()
 
     async with serving(drip) as server:
-        error = await failure(sender, hook_at(server.url, timeout=0.2))
+        error = await failure(server.url, timeout=0.2)
     assert str(error) == "no answer within 0.2 s"
     assert drops > 0
 
 
-async def test_of_an_endless_answer_a_little_is_read_and_the_rest_hung_up_on(sender: HttpSender) -> None:
+async def test_of_an_endless_answer_a_little_is_read_and_the_rest_hung_up_on() -> None:
     """Its status has said all there is to say."""
     sent = 0
 
@@ -179,26 +187,34 @@ async def test_of_an_endless_answer_a_little_is_read_and_the_rest_hung_up_on(sen
             sent += 4096
 
     async with serving(endless) as server:
-        assert await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD) == 200
+        assert (await post(server.url)).status == 200
     assert sent >= ANSWER_CAP
 
 
-async def test_no_more_than_the_cap_is_read(sender: HttpSender, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [200, 500])
+async def test_the_beginning_of_the_answer_is_kept_whatever_it_is_made_of(status: int) -> None:
+    said = b"\xff\x00 no room " + b"x" * 100_000
+    async with serving(answering(status, said)) as server:
+        kept = (await post(server.url)).excerpt if status == 200 else (await failure(server.url)).excerpt
+    assert kept == said[:EXCERPT].decode("utf-8", "replace")
+
+
+async def test_no_more_than_the_cap_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = http._read_a_little
 
-    async def counted(answer: Any) -> None:
+    async def counted(answer: Any) -> bytes:
         class Counted:
             async def aiter_raw(self) -> AsyncIterator[bytes]:
                 async for piece in answer.aiter_raw():
                     read.append(len(piece))
                     yield piece
 
-        await original(Counted())  # type: ignore[arg-type]  # all that is asked of it
+        return await original(Counted())  # type: ignore[arg-type]  # all that is asked of it
 
     monkeypatch.setattr(http, "_read_a_little", counted)
     async with serving(answering(200, b"x" * (4 << 20))) as server:
-        await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD)
+        await post(server.url)
     assert ANSWER_CAP <= sum(read) < 2 * ANSWER_CAP
 
 
@@ -210,13 +226,13 @@ async def test_no_more_than_the_cap_is_read(sender: HttpSender, monkeypatch: pyt
     ],
     ids=["reset", "cut short"],
 )
-async def test_a_broken_connection_is_a_failure(sender: HttpSender, script: Script) -> None:
+async def test_a_broken_connection_is_a_failure(script: Script) -> None:
     async def then_close(line: Line, asked: Asked) -> None:
         await script(line, asked)
         line.reset()
 
     async with serving(then_close) as server:
-        error = await failure(sender, hook_at(server.url))
+        error = await failure(server.url)
     assert error.answer is None
     assert error.fault == "hook"
 
@@ -235,31 +251,32 @@ async def test_a_broken_connection_is_a_failure(sender: HttpSender, script: Scri
     ],
     ids=["another protocol", "no status", "length", "header", "chunk", "location", "huge header", "noise"],
 )
-async def test_what_is_not_http_is_a_failure(sender: HttpSender, raw: bytes) -> None:
+async def test_what_is_not_http_is_a_failure(raw: bytes) -> None:
     async def noise(line: Line, _: Asked) -> None:
         await line.say(raw)
         line.hang_up()
 
     async with serving(noise) as server:
-        assert await failure(sender, hook_at(server.url))
+        assert await failure(server.url)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "ftp://127.0.0.1/", "http://", "http://[::1", "nonsense"])
-async def test_a_place_that_cannot_be_asked_is_a_failure(sender: HttpSender, url: str) -> None:
-    error = await failure(sender, hook_at(url))
+async def test_a_place_that_cannot_be_asked_is_a_failure(url: str) -> None:
+    error = await failure(url)
     assert str(error)
     assert "\n" not in str(error)
 
 
-async def test_after_a_failure_the_next_attempt_goes_out_as_ever(sender: HttpSender) -> None:
-    async with serving(resetting, answering(503), answering(200)) as server:
-        await failure(sender, hook_at(server.url))
-        await failure(sender, hook_at(server.url))
-        assert await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD) == 200
-
-
-async def test_cookies_are_not_carried_from_one_answer_to_the_next(sender: HttpSender) -> None:
-    async with serving(answering(200, set_cookie="session=1; Path=/")) as server:
+async def test_after_a_failure_the_next_attempt_goes_out_as_ever() -> None:
+    async with serving(resetting, answering(503), answering(200)) as server, target(server.url) as there:
         for _ in range(2):
-            await sender.send(hook_at(server.url), event_id="evt_1", payload=PAYLOAD)
+            with pytest.raises(HookError):
+                await there.deliver(DELIVERY)
+        assert (await there.deliver(DELIVERY)).status == 200
+
+
+async def test_cookies_are_not_carried_from_one_answer_to_the_next() -> None:
+    async with serving(answering(200, set_cookie="session=1; Path=/")) as server, target(server.url) as there:
+        for _ in range(2):
+            await there.deliver(DELIVERY)
     assert all("cookie" not in asked.headers for asked in server.asked)
