@@ -7,12 +7,15 @@ up to a cap, inflated by ourselves, so that neither a drip nor a gzip bomb costs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Protocol, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -86,6 +89,8 @@ class ReaderClient:
         self._deadline = deadline
         self._key = api_key
         self._held_until, self._held_for = 0.0, ""
+        self.ahead: float | None = None
+        """Seconds by which our clock was ahead of Reader's at its newest answer, which tells it in whole seconds."""
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers={"x-api-key": api_key, "user-agent": "receiver/0.1", "accept-encoding": "gzip"},
@@ -161,6 +166,29 @@ class ReaderClient:
     async def webhooks(self) -> list[Any]:
         """`GET /v1/webhooks`: the workspace's webhooks; Reader keeps ten at most."""
         return await self._call("GET", "/v1/webhooks", purpose="audit", tally="audit", read=_rows, params={"limit": 100})
+
+    async def create_webhook(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """`POST /v1/webhooks`: the new one, with its `secret`, which is told this once.
+
+        Not sent again: where no answer came it may be there all the same. Raises `ReaderRefusedError`, code `conflict`, at ten.
+        """
+        return await self._call(
+            "POST", "/v1/webhooks", purpose="command", tally="other", read=_row, once=True, **_json_body(fields)
+        )
+
+    async def change_webhook(self, webhook_id: str, fields: dict[str, Any]) -> None:
+        """`PATCH /v1/webhooks/{id}`. Raises `ReaderRefusedError` for what cannot be changed, or code `not_found`."""
+        path = f"/v1/webhooks/{quote(webhook_id, safe='')}"
+        await self._call("PATCH", path, purpose="command", tally="other", read=_nothing, **_json_body(fields))
+
+    async def delete_webhook(self, webhook_id: str) -> None:
+        """`DELETE /v1/webhooks/{id}`. One that is gone already is deleted."""
+        try:
+            path = f"/v1/webhooks/{quote(webhook_id, safe='')}"
+            await self._call("DELETE", path, purpose="command", tally="other", read=_nothing)
+        except ReaderRefusedError as error:
+            if error.code != "not_found":
+                raise
 
     @asynccontextmanager
     async def events(self) -> AsyncIterator[AsyncIterator[News]]:
@@ -238,6 +266,7 @@ class ReaderClient:
             ):
                 # At most once: broken off midway it may be done all the same, and else the slot frees itself in the end.
                 released = True
+                self._note_date(answer.headers.get("date"))
                 await self._allowance.release(grant, tally=tally)
                 if answer.status_code >= 300:
                     await self._refuse(answer)
@@ -253,6 +282,10 @@ class ReaderClient:
         finally:
             if not released:
                 await self._allowance.release(grant, tally=tally)
+
+    def _note_date(self, date: str | None) -> None:
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            self.ahead = self._clock.wall() - parsedate_to_datetime(date or "").timestamp()
 
     async def _refuse(self, answer: httpx.Response) -> NoReturn:
         """Turn an error answer into one exception, and hold everybody back where it concerns everybody."""
@@ -277,9 +310,8 @@ class ReaderClient:
             await self._allowance.pause("rate_limited", seconds=wait, reason=message)
             raise ReaderUnavailableError(message, retry_after=wait)
         if status == 401 or (status == 403 and code != "url_blocked"):
-            await self._allowance.pause(
-                "unauthenticated", seconds=60.0, reason=f"{message}. Set READER_API_KEY to a key that works"
-            )
+            message = f"{message}. Set READER_API_KEY to a key that works"
+            await self._allowance.pause("unauthenticated", seconds=60.0, reason=message)
             raise ReaderPausedError(message, retry_after=60.0)
         if status == 402:
             await self._allowance.pause("insufficient_credits", seconds=60.0, reason=message)
@@ -314,6 +346,22 @@ def _rows(body: bytes) -> list[Any]:
     if not isinstance(data, list):
         raise ReaderUnavailableError("Reader's answer is not its envelope")
     return data
+
+
+def _row(body: bytes) -> dict[str, Any]:
+    data = _data(body)
+    if "id" in data:
+        return data
+    # Perhaps under a name of its own, as a list may be.
+    return next((value for value in data.values() if isinstance(value, dict)), data)
+
+
+def _nothing(_: bytes) -> None:
+    """The status has said it all."""
+
+
+def _json_body(value: Any) -> dict[str, Any]:
+    return {"content": msgspec.json.encode(value), "headers": {"content-type": "application/json"}}
 
 
 def _member(body: bytes) -> Any:

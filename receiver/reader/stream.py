@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -20,17 +20,28 @@ _ENDS: Final = frozenset({"job:completed", "job:failed", "job:cancelled"})
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Something happened to a job: it goes on, or it has `ended`. The id is as foreign as it came. `completed`: results gathered."""
+    """Something happened to a job: it goes on, or it has `ended`. The id is as foreign as it came. `completed`: results gathered.
+
+    `event` is the stream's name for it, and the rest as it was told, where it was.
+    """
 
     job_id: str
     ended: bool
     completed: int | None = None
+    event: str = ""
+    total: Any = None
+    status: str | None = None
+    error: Any = None
+    credits: Any = None
 
 
 class _Told(msgspec.Struct, rename="camel"):
     job_id: str
     status: str | None = None
     completed: Count | None = None
+    total: Any = None
+    error: Any = None
+    credits_used: Any = None
 
 
 async def news(answer: httpx.Response) -> AsyncIterator[News]:
@@ -47,9 +58,22 @@ async def news(answer: httpx.Response) -> AsyncIterator[News]:
             except (msgspec.DecodeError, UnicodeError, RecursionError):
                 continue
             if event.event.startswith("job:"):
-                yield News(told.job_id, ended=event.event in _ENDS or told.status in TERMINAL, completed=told.completed)
+                yield _news(event.event, told)
     except (SSEError, httpx.DecodingError) as error:
         raise ReaderUnavailableError(f"Reader's stream is not one: {error}") from error
+
+
+def _news(event: str, told: _Told) -> News:
+    return News(
+        told.job_id,
+        ended=event in _ENDS or told.status in TERMINAL,
+        completed=told.completed,
+        event=event,
+        total=told.total,
+        status=told.status,
+        error=told.error,
+        credits=told.credits_used,
+    )
 
 
 class _Counted(httpx.AsyncByteStream):

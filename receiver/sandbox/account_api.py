@@ -46,6 +46,8 @@ async def change_webhook(request: Request) -> Response:
     fields = webhook_fields(await json_body(request), whole=False)
     if "secret" in fields and engine.faults.choice("patch_secret") == "refused":
         raise invalid(("secret", "can't be changed: delete the webhook and create it again"))
+    if engine.faults.choice("patch_secret") == "ignored":
+        fields.pop("secret", None)
     return ok(engine.workspace.hooks.change(hook_id, fields, engine.now()).row())
 
 

@@ -109,7 +109,7 @@ _ALL: Final = (
     _choice("time", "timestamps to the", "millisecond", "second"),
     _choice("proxy_mode", "`proxyMode` of a result", "standard", "premium", "stealth"),
     _choice("extra_fields", "fields the vendor may add", "none", "some"),
-    _choice("patch_secret", "PATCH of a webhook's secret is", "accepted", "refused"),
+    _choice("patch_secret", "PATCH of a webhook's secret is", "accepted", "refused", "ignored"),
     _choice("replay_stream", "a job's stream begins with all results so far, or only new ones", "all", "new"),
 )  # fmt: skip
 

@@ -160,6 +160,32 @@ async def test_a_job_is_submitted_under_one_idempotency_key_however_often_it_is_
     assert purse.tallies == ["submit"] * 3
 
 
+@pytest.mark.parametrize(
+    "data", [{"id": "wh_1", "secret": "s"}, {"webhook": {"id": "wh_1", "secret": "s"}}], ids=["bare", "named"]
+)
+async def test_a_new_webhook_is_found_in_its_answer_however_that_is_laid_out(asking: Any, data: dict[str, Any]) -> None:
+    answer = json.dumps({"success": True, "data": data}).encode()
+    async with serving(answering(201, answer)) as server, asking(server.url) as reader:
+        assert await reader.create_webhook({"url": "https://a.example"}) == {"id": "wh_1", "secret": "s"}
+
+
+async def test_a_webhook_that_is_gone_already_is_deleted_and_any_answer_will_do(asking: Any) -> None:
+    gone = b'{"success": false, "error": {"code": "not_found", "message": "Webhook not found"}}'
+    async with serving(answering(404, gone), answering(204, b""), answering(200, b"ok")) as server, asking(server.url) as reader:
+        await reader.delete_webhook("wh_1")
+        await reader.delete_webhook("wh_1")
+        await reader.change_webhook("wh/1", {"active": True})
+        assert server.asked[-1].target == "/v1/webhooks/wh%2F1"
+
+
+async def test_a_webhooks_making_is_not_asked_for_twice(asking: Any) -> None:
+    """No answer came, but it may be there; whoever asked finds out."""
+    async with serving(answering(502, b"")) as server, asking(server.url) as reader:
+        with pytest.raises(ReaderUnavailableError):
+            await reader.create_webhook({"url": "https://a.example"})
+        assert len(server.asked) == 1
+
+
 async def test_credits_are_asked_for_with_the_lowest_claim(asking: Any, purse: Purse) -> None:
     async with serving(answering(200, CREDITS)) as server, asking(server.url) as reader:
         assert (await reader.credits())["tier"] == "pro"

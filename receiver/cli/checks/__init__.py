@@ -1,0 +1,1 @@
+"""What `receiver doctor` looks at: one file for each place where trouble may be."""
