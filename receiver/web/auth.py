@@ -52,6 +52,12 @@ class Gate:
         straight to a local address, and the browser is at this machine: it says whose page it was, and cannot call the body JSON
         without asking us first. Raises `UsageError` for a body that is not called so.
         """
+        self.check_peer(request)
+        if not self._keys and request.method == "POST" and _has_body(request) and not _is_json(request):
+            raise UsageError("send the body with content-type: application/json")
+
+    def check_peer(self, request: Request) -> None:
+        """The same, where something else vouches for the body of a request, such as a token that only our own pages know."""
         if self._keys:
             if not self._holds_key(request):
                 raise UnauthenticatedError("give one of RECEIVER_API_KEYS as x-api-key, or as Authorization: Bearer")
@@ -60,8 +66,6 @@ class Gate:
             raise UnauthenticatedError("set RECEIVER_API_KEYS to ask for this from anywhere but this machine")
         if _is_anothers_page(request):
             raise UnauthenticatedError("set RECEIVER_API_KEYS to ask for this from a browser that shows another site's page")
-        if request.method == "POST" and _has_body(request) and not _is_json(request):
-            raise UsageError("send the body with content-type: application/json")
 
     def _holds_key(self, request: Request) -> bool:
         given = request.headers.get("x-api-key")

@@ -16,8 +16,11 @@ from receiver.web.api import failure, guarded, read_json
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from receiver.clock import Clock
+    from receiver.settings import Settings
     from receiver.store.engine import Database
     from receiver.web.auth import Gate
+    from receiver.web.keyring import Keyring
 
 _READY_WITHIN = 3.0
 _LONGEST_TICK = 900.0
@@ -33,11 +36,17 @@ class Ops:
         database: Callable[[], Database | None],
         *,
         gate: Gate,
+        keyring: Keyring,
+        settings: Settings,
+        clock: Clock,
         tick: Callable[[float], Awaitable[dict[str, Any]]],
         commands: Mapping[str, Command],
     ) -> None:
         self._database = database
         self._gate = gate
+        self._keyring = keyring
+        self._settings = settings
+        self._clock = clock
         self._tick = tick
         self._commands = commands
 
@@ -56,7 +65,8 @@ class Ops:
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """The schema is current (checked at start) and the database takes a write, now."""
+        """The schema is current (checked at start) and the database takes a write, now. Tells the accepted secrets in any case."""
+        accepted = await self._keyring.told()
         try:
             store = self._database()
             if store is None:
@@ -65,8 +75,8 @@ class Ops:
                 await store.write(lambda tx: budget.count(tx, "readiness checks"))
         except (ReceiverError, TimeoutError) as error:
             hint = str(error) or f"the database did not take a write within {_READY_WITHIN:g} s"
-            return JSONResponse({"status": "unavailable", "reason": hint}, status_code=503)
-        return JSONResponse({"status": "ok"})
+            return JSONResponse({"status": "unavailable", "reason": hint, **accepted}, status_code=503)
+        return JSONResponse({"status": "ok", **accepted})
 
     async def metrics(self, _: Request) -> Response:
         """Figures of all replicas, for Prometheus."""
@@ -75,7 +85,9 @@ class Ops:
         store = self._database()
         if store is None:
             raise StoreError("the receiver is not started")
-        return Response(metrics.render(await store.read(figures.read)), media_type=metrics.CONTENT_TYPE)
+        found = await store.read(lambda tx: figures.read(tx, rpm=self._settings.rpm))
+        here = metrics.Here(share=self._settings.receiver_rpm_share, wall=self._clock.wall())
+        return Response(metrics.render(found, here), media_type=metrics.CONTENT_TYPE)
 
     async def tick(self, request: Request) -> Response:
         """One bounded pass; `?budget=SECONDS`."""
