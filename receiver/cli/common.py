@@ -8,20 +8,37 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import typer
 from rich.console import Console
 
-from receiver.app import Receiver
 from receiver.clock import SystemClock
 from receiver.errors import ReceiverError, StoreError, UsageError
 from receiver.logs import configure
 from receiver.settings import Settings, load
-from receiver.store.engine import Database
 from receiver.store.lock import LockHeldError
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from receiver.app import Receiver
+    from receiver.store.engine import Database
+
+
+def job_ids(incomplete: str) -> list[str]:
+    """What completes a job's id: those of the newest jobs. Nothing where the database cannot be read: this is no place to complain."""
+    from receiver.views import listing
+
+    try:
+        with reading() as database:
+            found, _ = database.read_now(lambda tx: listing(tx, status=None, skip=0, limit=100))
+    except ReceiverError:
+        return []
+    return [job.id for job in found if job.id.startswith(incomplete)]
+
+
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", autocompletion=job_ids)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # Into a pipe or a file nothing is cut to a width.
@@ -32,6 +49,8 @@ err = Console(stderr=True)
 @contextmanager
 def reading(settings: Settings | None = None) -> Iterator[Database]:
     """The store, for reading: also while a server has it."""
+    from receiver.store.engine import Database
+
     chosen = load() if settings is None else settings
     database = Database.of(chosen, SystemClock(), readonly=True)
     try:
@@ -42,11 +61,14 @@ def reading(settings: Settings | None = None) -> Iterator[Database]:
 
 async def change(name: str, body: dict[str, Any], local: Callable[[Receiver], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
     """Have something changed: by the server that holds the SQLite file if there is one, else by ourselves, as `local` does it."""
+    from receiver.app import Receiver  # who only reads need not wait for what serves
+
     settings = load()
     configure("console", level=30)
     receiver = Receiver(settings)
     try:
-        async with receiver.running(loops=False):
+        # A shell without the server's hooks must not have them retired.
+        async with receiver.running(loops=False, declares=bool(settings.receiver_hooks)):
             return await local(receiver)
     except LockHeldError as error:
         if error.holder.url is None:
@@ -60,6 +82,8 @@ async def change(name: str, body: dict[str, Any], local: Callable[[Receiver], Aw
 
 async def ask(settings: Settings, url: str, path: str, body: dict[str, Any], *, within: float = 200.0) -> dict[str, Any]:
     """What the server that holds the database answers to `POST /internal/PATH`. Raises `ReceiverError`."""
+    import httpx
+
     keys = settings.receiver_api_keys
     headers = {"x-api-key": keys[0].get_secret_value()} if keys else {}
     try:
@@ -80,6 +104,15 @@ async def ask(settings: Settings, url: str, path: str, body: dict[str, Any], *, 
 def emit(value: Any) -> None:
     """Print JSON, on one line."""
     print(json.dumps(value, ensure_ascii=False))
+
+
+def bar(*, quiet: bool) -> Progress:
+    """A bar on stderr, where somebody sees it. `quiet`: none."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    words = TextColumn("{task.description}", markup=False)
+    columns = (words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=err, transient=True, disable=quiet or not err.is_terminal)
 
 
 def ago(timestamp: float | None) -> str:

@@ -107,9 +107,9 @@ def sandbox(
     fetch: Annotated[str, _env("FETCH", _JOBS, "Really GET each URL: off, public, loopback or both.")] = "off",
     **switched: str | None,
 ) -> None:
-    """Reader's API, emulated: faithful by default, as cruel as you ask, the same story for the same seed.
+    """Reader's API, emulated: faithful by default, as cruel as you ask.
 
-    Each flag may be set in the environment, --page-errors as SANDBOX_PAGE_ERRORS;
+    The same seed tells the same story. Each flag may be set in the environment, --page-errors as SANDBOX_PAGE_ERRORS;
     faults and choices also at run time: POST /sandbox/faults.
 
     A RATE goes from 0 to 1, or is JSON, and so are SECONDS:

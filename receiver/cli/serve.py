@@ -94,7 +94,7 @@ async def _serve(receiver: Receiver, server: _Server, listening: socket.socket, 
         log.info("listening", url=url, webhook=f"{url}/hooks/reader")
         if worker is not None:
             worker.ready()
-        server.beside = runtime.quiesce
+        server.beside, server.give_up = runtime.quiesce, runtime.ingest.give_up
         gc.freeze()  # what is here by now stays: no collection need walk over it while deliveries wait
         await server.serve(sockets=[listening])
     finally:
@@ -105,10 +105,11 @@ async def _serve(receiver: Receiver, server: _Server, listening: socket.socket, 
 class _Server(uvicorn.Server):
     """A server that ends by returning: uvicorn's own raises the signal again, before we have closed what we opened.
 
-    `beside`: what else takes its time to end, while the last requests are answered.
+    `beside`: what else takes its time to end, while the last requests are answered. `give_up`: what is done of what then is not.
     """
 
     beside: Callable[[], Awaitable[None]]
+    give_up: Callable[[], None]
 
     def end_when_told(self, worker: Worker | None) -> None:
         """By a signal; a worker by the one that watches alone, and by its end."""
@@ -125,6 +126,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.gather(super().shutdown(sockets), self.beside())
+        self.give_up()
+        for connection in self.server_state.connections:
+            if give_up := getattr(connection, "give_up", None):
+                give_up()
         if self.server_state.tasks:  # cancelled by now, with a word to say to whoever waits
             await asyncio.wait(self.server_state.tasks, timeout=1)
 

@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
-from sqlalchemy.engine import make_url
 
 from receiver.cli.common import Json, emit
 from receiver.clock import SystemClock
-from receiver.core.signature import sign as sign_body
+from receiver.core import letter
 from receiver.errors import ReceiverError, SettingsError, UsageError
 from receiver.settings import Settings, load
 from receiver.store.lock import read_holder
@@ -29,7 +27,7 @@ def sign(
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
-    headers = _headers(load(), body, event)
+    headers = {name: value for name, value in _headers(load(), body, event).items() if name.startswith("X-Reader-")}
     if as_json:
         emit(headers)
     else:
@@ -44,9 +42,11 @@ def send(
 ) -> None:
     """Send a signed test delivery."""
     settings = load()
-    target = url or f"{_server(settings)}/hooks/reader"
+    target = url or f"{server(settings)}/hooks/reader"
     body = json.dumps({"event": event, "jobId": job}).encode()
-    headers = _headers(settings, body, event) | {"Content-Type": "application/json", "User-Agent": "Reader-Webhook/1.0"}
+    headers = _headers(settings, body, event)
+    import httpx
+
     try:
         answer = httpx.post(target, content=body, headers=headers, timeout=15.0, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -63,17 +63,14 @@ def _headers(settings: Settings, body: bytes, event: str) -> dict[str, str]:
     if not settings.secrets:
         raise SettingsError("READER_WEBHOOK_SECRET is not set: set it to the secret to sign with")
     clock = SystemClock()
-    timestamp = str(int(clock.wall()))
-    return {
-        "X-Reader-Event": event,
-        "X-Reader-Delivery": clock.token(),
-        "X-Reader-Timestamp": timestamp,
-        "X-Reader-Signature": sign_body(body, timestamp=timestamp, secret=settings.secrets[0]),
-    }
+    now = int(clock.wall())
+    return letter.headers(body, event=event, delivery=clock.token(), timestamp=now, secret=settings.secrets[0])
 
 
-def _server(settings: Settings) -> str:
+def server(settings: Settings) -> str:
     """Where the server on our SQLite file said that it listens; the default place otherwise."""
+    from sqlalchemy.engine import make_url
+
     url = make_url(settings.receiver_database_url)
     if url.drivername == "sqlite" and url.database and (holder := read_holder(Path(url.database).absolute())).url:
         return holder.url

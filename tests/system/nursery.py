@@ -13,6 +13,7 @@ import select
 import signal
 import socket
 import sys
+from importlib import import_module
 from typing import Any
 
 import receiver.cli
@@ -21,6 +22,9 @@ import receiver.cli
 def main(path: str) -> None:
     """Serve until standard input is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for name, *_ in receiver.cli.COMMANDS:
+        receiver.cli.load(name)
+    import_module("receiver.app")
     gc.freeze()  # else each fork copies all that is loaded, to look for garbage in it as it ends
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)

@@ -514,12 +514,15 @@ def start_job(reader: BackgroundSandbox, pages: int = 3, **more: Any) -> str:
     return str(answer.json()["data"]["id"])
 
 
+Misdeed = Callable[[BaseHTTPRequestHandler], None]
+
+
 @dataclass
 class Hook:
     """A URL for HTTP hooks, on a real socket: keeps what came, answers as told."""
 
-    statuses: list[int] = field(default_factory=list)
-    """What to answer, one after another; 200 once they are used up."""
+    statuses: list[int | Misdeed] = field(default_factory=list)
+    """What to answer, or to do instead, one after another; 200 once they are used up."""
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     url: str = ""
 
@@ -530,7 +533,7 @@ class Hook:
 
 
 @contextlib.contextmanager
-def downstream(*statuses: int) -> Iterator[Hook]:
+def downstream(*statuses: int | Misdeed) -> Iterator[Hook]:
     """Serve a `Hook`."""
     hook = Hook(list(statuses))
 
@@ -540,9 +543,16 @@ def downstream(*statuses: int) -> Iterator[Hook]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             hook.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            self.send_response(hook.statuses.pop(0) if hook.statuses else 200)
-            self.send_header("content-length", "0")
+            status = hook.statuses.pop(0) if hook.statuses else 200
+            if not isinstance(status, int):
+                status(self)
+                self.close_connection = True
+                return
+            words = b"" if status < 300 else b"%d: no room" % status
+            self.send_response(status)
+            self.send_header("content-length", str(len(words)))
             self.end_headers()
+            self.wfile.write(words)
 
         def log_message(self, *_: object) -> None:
             pass

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from reconcile_kit import World, world
 
+from tests.loopback import answering, serving
+
 pytestmark = pytest.mark.anyio
 
 LISTENING = {"receiver_listen": True}
@@ -62,6 +64,19 @@ async def test_a_retry_elsewhere_is_heard_of_without_its_webhook(tmp_path: Path)
         while (await w.event(job, count)).event.generation != 2:
             count += 1  # the first one may be told again: its lease ended in the time that was turned
         assert {told.event.generation for told in w.told_of(job)} == {1, 2}
+
+
+async def test_a_workspace_without_a_stream_is_asked_for_it_once_an_hour(tmp_path: Path) -> None:
+    """However often its loop looks whether there is work: each time would be one request less for everything else."""
+    refusal = answering(404, b'{"success": false, "error": {"code": "not_found", "message": "no such thing"}}')
+    async with serving(refusal) as elsewhere:
+        settings = {**LISTENING, "reader_base_url": elsewhere.url}
+        async with world(tmp_path, seed=1, loops=False, settings=settings) as w:
+            assert w.runtime.listener is not None
+            for turn, asked in ((0.0, 1), (5.0, 1), (60.0, 1), (3600.0, 2), (5.0, 2)):
+                w.clock.turn(turn)
+                await w.runtime.listener.run_once()
+                assert len(elsewhere.asked) == asked
 
 
 async def test_without_the_setting_nobody_listens(tmp_path: Path) -> None:

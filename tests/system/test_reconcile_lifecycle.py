@@ -7,7 +7,9 @@ import pytest
 from reconcile_kit import Hourglass, Look, World, least, world
 from sqlalchemy import select
 
+from receiver.store import timeline
 from receiver.store.tables import events
+from receiver.telling import tell
 
 pytestmark = pytest.mark.anyio
 
@@ -58,6 +60,27 @@ async def test_two_events_in_one_second_are_one_end(tmp_path: Path) -> None:
         await w.deliver(again)
         await w.event(again)  # what the first job's two cues brought is over by now
         assert len(w.told_of(job)) == 1
+
+
+async def test_what_happened_to_a_job_can_be_read_afterwards(tmp_path: Path) -> None:
+    async with world(tmp_path, seed=1, job_seconds=0.1, settings={"receiver_listen": False}) as w:
+        job = await w.elsewhere(150)
+        await w.event(job)
+        await w.reader.until(lambda: w.deliveries(job))
+        story = await w.runtime.database.read(lambda tx: timeline.read(tx, job))
+        told = [moment.what for moment in story.moments]
+        assert story.whole
+        assert told.count("page") == 2
+        assert [what for what in told if what in {"started", "ended", "webhook", "noticed", "settled", "event", "hook"}] == [
+            "started",
+            "ended",
+            "webhook",
+            "noticed",
+            "settled",
+            "event",
+            "hook",
+        ]
+        assert all(tell(moment) for moment in story.moments)
 
 
 async def test_an_event_names_where_the_world_reads_the_results(tmp_path: Path) -> None:

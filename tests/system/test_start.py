@@ -75,8 +75,10 @@ WRONG = [
     _setting("RECEIVER_PUBLIC_URL", "ftp://hooks.example.com"),
     _hooks("nonsense", "JSON list"),
     _hooks('{"name": "a", "url": "http://a"}', "JSON list"),
-    _hooks('[{"name": "a"}]', "[0].url"),
+    _hooks('[{"name": "a"}]', "exactly one of url and exec"),
+    _hooks('[{"name": "a", "exec": []}]', "[0].exec"),
     _hooks('[{"name": "a", "url": "nowhere"}]', "[0].url"),
+    _setting("RECEIVER_HOOK_ALLOW", "10.0.0.1/8"),
     _hooks('[{"name": "a", "url": "http://a", "secret": "no base64!"}]', "[0].secret", "base64"),
     _hooks('[{"name": "a", "url": "http://a", "events": ["job.page"]}]', "job.completed"),
     _hooks('[{"name": "a", "url": "http://a"}, {"name": "a", "url": "http://b"}]', "same name"),
@@ -112,11 +114,11 @@ WRONG = [
         ),
     ),
     Wrong(
-        "a handler of one parameter",
+        "a handler of no parameter",
         ("index", "async def index(event, results)"),
         (*SERVE, "app:receiver"),
         prepare=lambda folder: (folder / "app.py").write_text(
-            "from receiver import Receiver\nreceiver = Receiver()\n@receiver.on('job.failed')\nasync def index(event): ...\n"
+            "from receiver import Receiver\nreceiver = Receiver()\n@receiver.on('job.failed')\nasync def index(): ...\n"
         ),
     ),
     Wrong("a module that is not there", ("nowhere", "MODULE:RECEIVER"), (*SERVE, "nowhere:receiver")),
