@@ -12,17 +12,20 @@ if TYPE_CHECKING:
     from receiver.app import Receiver
     from receiver.core.signature import sign, verify
     from receiver.errors import ReceiverError, SettingsError, SignatureError
-    from receiver.hooks.event import Event, Result, Results
+    from receiver.hooks.event import Connection, Event, Later, Reject, Result, Results
     from receiver.settings import HookSettings, Settings
     from receiver.views import JobView
 
 # Imported when first asked for: who only verifies a signature, or prints a help, does not wait for a database toolkit.
 _HOMES = {
+    "Connection": "receiver.hooks.event",
     "Event": "receiver.hooks.event",
     "HookSettings": "receiver.settings",
     "JobView": "receiver.views",
+    "Later": "receiver.hooks.event",
     "Receiver": "receiver.app",
     "ReceiverError": "receiver.errors",
+    "Reject": "receiver.hooks.event",
     "Result": "receiver.hooks.event",
     "Results": "receiver.hooks.event",
     "Settings": "receiver.settings",
@@ -33,11 +36,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "Connection",
     "Event",
     "HookSettings",
     "JobView",
+    "Later",
     "Receiver",
     "ReceiverError",
+    "Reject",
     "Result",
     "Results",
     "Settings",

@@ -9,6 +9,8 @@ import asyncio
 import random
 import secrets
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 
@@ -43,17 +45,21 @@ class Clock(Protocol):
         ...
 
 
+# CLOCK_BOOTTIME where there is one: unlike CLOCK_MONOTONIC it goes on while the machine is suspended.
+_boottime: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+
+
 class SystemClock:
     """The machine's own."""
 
+    # Asked several times for each delivery: not even a call of our own stands between.
+    wall = staticmethod(time.time)
+    monotonic = staticmethod(_boottime)
+
     def __init__(self) -> None:
         self._offset = time.time() - _boottime()
-
-    def wall(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return _boottime()
 
     def steady(self) -> float:
         return self._offset + _boottime()
@@ -66,10 +72,3 @@ class SystemClock:
 
     def token(self, bits: int = 128) -> str:
         return secrets.token_hex(bits // 8)
-
-
-def _boottime() -> float:
-    """CLOCK_BOOTTIME where there is one: unlike CLOCK_MONOTONIC it goes on while the machine is suspended."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()

@@ -40,6 +40,15 @@ class UnknownJobError(ReceiverError):
     code = "not_found"
 
 
+class UnknownHookError(UsageError):
+    """No hook has this name."""
+
+    @classmethod
+    def of(cls, name: str, known: list[str]) -> Self:
+        """What there is instead."""
+        return cls(f"there is no hook {name!r} here: " + (f"there is {', '.join(known)}" if known else "none was declared yet"))
+
+
 class ResultsPrunedError(ReceiverError):
     """The results were stored here, and retention has taken them away since."""
 
@@ -132,7 +141,11 @@ class ReaderRefusedError(ReaderError):
 
 
 class HookError(ReceiverError):
-    """A hook did not take an event. `retry_after` is in seconds; `final` says that trying again is of no use."""
+    """A hook did not take an event. `retry_after` is in seconds; `final` says that trying again is of no use.
+
+    `answer` is the HTTP status, where there was one; `excerpt` the beginning of what it said. `again_in`: it wishes to have the
+    event in so many seconds, which is no failure. `blamed`: whether it tells against the hook, rather than of the event.
+    """
 
     fault = "hook"
     status = 502
@@ -144,8 +157,14 @@ class HookError(ReceiverError):
         retry_after: float | None = None,
         final: bool = False,
         answer: int | None = None,
+        excerpt: str = "",
+        again_in: float | None = None,
+        blamed: bool = True,
     ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
         self.final = final
         self.answer = answer
+        self.excerpt = excerpt
+        self.again_in = again_in
+        self.blamed = blamed

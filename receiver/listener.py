@@ -6,6 +6,7 @@ wrote down. One process listens for all. What is missed while nobody listens is 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,7 +15,7 @@ from receiver.core.backoff import backoff
 from receiver.core.delivery import JOB_ID
 from receiver.errors import LeaseLostError, ReaderError, ReaderRefusedError, ReaderUnavailableError
 from receiver.leases import lease_kept
-from receiver.store import jobs, leadership
+from receiver.store import history, jobs, leadership
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from receiver.store.engine import Database
     from receiver.store.transaction import Transaction
 
-LEAD = "stream"
+LEAD = leadership.STREAM
 """The lease whose holder listens; held only while the stream is open."""
 LEASE = 30.0
 """Seconds."""
@@ -53,14 +54,16 @@ class Listener:
         self._owner = owner
         self._on_cue = on_cue
         self._failures = 0
-        self._rest = 0.0
+        self._rests_until = -math.inf
         self._opened = False
         self._heard: dict[str, float] = {}
 
     async def run_once(self) -> bool:
         """Listen until the stream ends, if nobody else does. False: then rest for a while."""
+        if self._rest() > 0:
+            return False  # a loop asks more often, in case that work has come
         if not await self._lead():
-            self._rest = _OTHER_LEADS
+            self._rest_for(_OTHER_LEADS)
             return False
         await self._sweep()  # where the database did not take it when the last stream ended
         began = self._clock.monotonic()
@@ -70,18 +73,26 @@ class Listener:
             reason = "Reader closed it"
         except (ReaderError, LeaseLostError) as error:
             reason = str(error)
-            self._rest = self._after(error, lived=self._clock.monotonic() - began)
+            rest = self._after(error, lived=self._clock.monotonic() - began)
         else:
-            self._rest = self._after(None, lived=self._clock.monotonic() - began)
+            rest = self._after(None, lived=self._clock.monotonic() - began)
         finally:
             await self._database.write(lambda tx: leadership.resign(tx, LEAD, owner=self._owner))
+        self._rest_for(rest)
         await self._sweep()
-        log.warning("stream_ended", again_in=round(self._rest, 1), hint=reason)
+        log.warning("stream_ended", again_in=round(rest, 1), hint=reason)
         return False
 
     async def next_due(self) -> float | None:
         """Seconds until the next attempt to listen."""
-        return self._rest
+        return max(self._rest(), 0.0)
+
+    def _rest(self) -> float:
+        """Seconds left of it."""
+        return self._rests_until - self._clock.monotonic()
+
+    def _rest_for(self, seconds: float) -> None:
+        self._rests_until = self._clock.monotonic() + seconds
 
     async def _sweep(self) -> None:
         """Ends may be missed once a stream is over, and the schedule had counted on being told of them."""
@@ -99,7 +110,10 @@ class Listener:
 
     async def _take(self, told: News) -> None:
         def work(tx: Transaction) -> bool:
-            return jobs.overheard(tx, told.job_id, ended=told.ended, completed=told.completed)
+            is_cue = jobs.overheard(tx, told.job_id, ended=told.ended, completed=told.completed)
+            if is_cue:
+                history.note(tx, told.job_id, "heard", ended=told.ended)
+            return is_cue
 
         if await self._database.write(work):
             self._on_cue()

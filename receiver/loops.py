@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -95,37 +96,75 @@ class Loop:
             self._woken.clear()
 
 
-async def run_dry(services: list[Service], *, workers: int, until: float, clock: Clock) -> int:
+async def run_dry(services: Sequence[Service], *, workers: int, until: float, clock: Clock) -> int:
     """Repeat `services` until nothing is due or the monotonic time `until` is reached; how many units were done.
 
     What is under way by then is broken off, and goes on from there in the next pass.
     """
-    done = 0
+    work = _Pass(until, clock, workers=workers * len(services))
+    tasks = {asyncio.create_task(work.repeat(service)) for service in services for _ in range(workers)}
+    try:
+        ended, late = await asyncio.wait(tasks, timeout=max(until - clock.monotonic(), 0.0))
+    except asyncio.CancelledError:
+        await _break_off(tasks)
+        raise
+    await _break_off(late)
+    for task in ended:
+        error = task.exception()
+        if isinstance(error, ReceiverError):
+            log.warning("tick_trouble", hint=str(error))
+        elif error is not None:
+            raise error
+    return work.done
 
-    async def work(service: Service) -> None:
-        nonlocal done
-        while clock.monotonic() < until and await service.run_once():
-            done += 1
 
-    # Again from the first while any of them found something: what one does can make another's work due.
-    while clock.monotonic() < until:
-        before = done
-        tasks = {asyncio.create_task(work(service)) for service in services for _ in range(workers)}
+class _Pass:
+    """One bounded pass. Whoever finds nothing looks again once another has done something: it may have made work for all.
+
+    So nobody waits for one that takes its time. It is over when all have looked in vain since the last that was done.
+    """
+
+    def __init__(self, until: float, clock: Clock, *, workers: int) -> None:
+        self._until = until
+        self._clock = clock
+        self._looking = workers
+        self._resting = 0
+        self._news = asyncio.Event()
+        self.done = 0
+
+    async def repeat(self, service: Service) -> None:
+        """What one worker does."""
         try:
-            ended, late = await asyncio.wait(tasks, timeout=max(until - clock.monotonic(), 0.0))
-        except asyncio.CancelledError:
-            await _break_off(tasks)
-            raise
-        await _break_off(late)
-        for task in ended:
-            error = task.exception()
-            if isinstance(error, ReceiverError):
-                log.warning("tick_trouble", hint=str(error))
-            elif error is not None:
-                raise error
-        if late or done == before:
-            break
-    return done
+            while self._clock.monotonic() < self._until:
+                if await service.run_once():
+                    self.done += 1
+                    self._rouse()
+                elif not await self._rest():
+                    return
+        finally:
+            self._looking -= 1
+            if not self._looking:
+                self._news.set()
+
+    async def _rest(self) -> bool:
+        """Wait until there may be more to do; False if nobody is left who could make it."""
+        news = self._news
+        self._looking -= 1
+        self._resting += 1
+        if not self._looking:
+            news.set()
+        await news.wait()
+        if self._news is news:
+            self._looking += 1
+            return False
+        return True
+
+    def _rouse(self) -> None:
+        # They count as looking from now on: else the last one at work could believe that all the others are done.
+        self._looking += self._resting
+        self._resting = 0
+        news, self._news = self._news, asyncio.Event()
+        news.set()
 
 
 async def _break_off(tasks: set[asyncio.Task[None]]) -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from receiver import announce
+from receiver import announce, tracing
 from receiver.core import schedule
 from receiver.core.backoff import backoff
 from receiver.core.hydration import PAGE, Again, Ask, Page, Reading, Step, Whole
 from receiver.core.lifecycle import MOVES, Seen, State, compare, mark
 from receiver.core.retrying import TRIES, Do, Policy, Retry, step
+from receiver.core.timestamps import unix
 from receiver.errors import (
     LeaseLostError,
     ReaderError,
@@ -33,7 +33,7 @@ from receiver.errors import (
 from receiver.leases import lease_kept
 from receiver.packing import PagePacker
 from receiver.readahead import ReadAhead
-from receiver.store import budget, jobs, outbox, results, settlement, submissions
+from receiver.store import budget, history, jobs, outbox, results, settlement, submissions
 
 if TYPE_CHECKING:
     from receiver.clock import Clock
@@ -111,7 +111,10 @@ class Reconciler:
         job = await self._database.write(lambda tx: jobs.claim(tx, owner=self._owner, lease=LEASE))
         if job is None:
             return False
-        with structlog.contextvars.bound_contextvars(job=job.id):
+        with (
+            structlog.contextvars.bound_contextvars(job=job.id),
+            tracing.span("reconcile", job.id, because=job.cued_by or "poll"),
+        ):
             try:
                 async with lease_kept(self._clock, LEASE, lambda: self._hold(job)):
                     await _Turn(self, job).run()
@@ -204,7 +207,7 @@ class _Turn:
         seen = compare(self._job.mark, told.terminal, _mark(look.head))
         move = MOVES[self._job.state, seen]
         if move.abandons:
-            await self._begin_again()
+            await self._begin_again("the job was retried meanwhile")
         if move.to is State.WATCHING:
             await self._still_running(look.head)
             return True
@@ -240,11 +243,11 @@ class _Turn:
         """Do what the reading says; True when the turn is over."""
         if isinstance(step, Again):
             if step.kind == "broken":
-                await self._begin_again()
+                await self._begin_again(step.reason)
                 await self._miss(Seen.UNUSABLE, f"thrown away: {step.reason}", patience=BROKEN_PASSES)
                 return True
             log.warning("reading_again", reason=step.reason)
-            await self._begin_again(restarts=self._job.restarts + 1)
+            await self._begin_again(step.reason, restarts=self._job.restarts + 1)
             return False
         if isinstance(step, Whole):
             await self._settle(look, verified=step.verified)
@@ -304,8 +307,10 @@ class _Turn:
             packed, began = PagePacker(skip), self._clock.monotonic()
             return packed.take
 
-        head = await self._reader.page(self._job.id, skip=skip, limit=limit, purpose=self._purpose(), into=into)
-        await packed.close()
+        with tracing.span("read page", skip=skip, limit=limit) as told:
+            head = await self._reader.page(self._job.id, skip=skip, limit=limit, purpose=self._purpose(), into=into)
+            await packed.close()
+            told.update({"receiver.status": head.job.status, "receiver.results": len(packed.rows)})
         if head.job.id != self._job.id:
             raise ReaderUnavailableError(f"Reader was asked for {self._job.id} and answered for another job")
         roomy = self._reader.roomy(packed.size, self._clock.monotonic() - began)
@@ -348,6 +353,7 @@ class _Turn:
                 "looked_at": tx.now,
             }
             jobs.save(tx, job, **changes)
+            history.note(tx, job.id, "noticed", generation=job.generation + 1, status=head.job.status, by=by)
             return replace(job, **changes)
 
         self._job, self._tallied = await self._database.write(work), 0
@@ -355,7 +361,7 @@ class _Turn:
 
     async def _reopen(self, head: Head) -> None:
         """Read the newest end's results again, which were pruned. Reader has them still: it has just said so."""
-        await self._save(**_seen(head), **settlement.reopened(self._job))
+        await self._save(self._note("reopened"), **_seen(head), **settlement.reopened(self._job))
         await self._begin_again()  # pruning may not be done with them
         log.info("reopened", generation=self._job.generation)
 
@@ -367,6 +373,7 @@ class _Turn:
         def also(tx: Transaction) -> None:
             last(tx)
             results.put_rows(tx, job.id, job.generation, rows)
+            _note_page(tx, job, look.packed)
 
         await self._save(also, result_total=look.page.total, page_limit=self._next_limit(look), attempts=0)
 
@@ -395,6 +402,7 @@ class _Turn:
             if look is not None and last is not None:
                 last(tx)
                 results.put_rows(tx, job.id, job.generation, look.packed.rows)
+                _note_page(tx, job, look.packed)
             total, failed = results.count(tx, job.id, job.generation)
             assert job.document is not None
             assert job.noticed_at is not None
@@ -409,11 +417,12 @@ class _Turn:
                 verified=verified,
                 discovered_by=job.discovered_by,
                 requests=job.requests,
-                ended_at=_unix(json.loads(job.document).get("completedAt")),
+                ended_at=unix(json.loads(job.document).get("completedAt")),
                 noticed_at=job.noticed_at,
                 settled_at=tx.now,
             )
             if settlement.restore(tx, job, outcome):
+                history.note(tx, job.id, "restored", generation=job.generation, rows=total)
                 return None, False
             event, retry = announce.end(outcome, self._reached_at), self._wants_retry(tx, outcome)
             settlement.settle(tx, job, outcome, None if retry and self._retrying.waits else event, retry=retry)
@@ -429,6 +438,9 @@ class _Turn:
             event_id=event.id if event is not None else None,
             retry=retry,
         )
+        if (tracer := tracing.on()) is not None and job.generation == 1:
+            said = {"receiver.status": job.status, "receiver.discovered_by": job.discovered_by, "receiver.requests": job.requests}
+            tracer.job(job.id, began=job.tracked_at, ended=self._clock.wall(), attributes=said)
         self._tell()
 
     def _wants_retry(self, tx: Transaction, outcome: settlement.Outcome) -> bool:
@@ -476,6 +488,7 @@ class _Turn:
                 misses=0,
                 trouble=None,
             )
+            history.note(tx, job.id, "retried", generation=job.generation)
 
         await self._database.write(work)
         log.info("job_retried", generation=job.generation, retries=job.retries)
@@ -503,7 +516,7 @@ class _Turn:
         job, told = self._job, head.job
 
         def work(tx: Transaction) -> bool:
-            began = _unix(told.started_at) or _unix(told.created_at) or job.tracked_at
+            began = unix(told.started_at) or unix(told.created_at) or job.tracked_at
             age = min(max(tx.now - began, 0.0), max(tx.now - job.tracked_at, 1.0) * 10)
             completed = told.completed or 0
             earlier = None if job.looked_at is None else schedule.Earlier(tx.now - job.looked_at, job.completed, job.total)
@@ -512,6 +525,8 @@ class _Turn:
             progress = schedule.Progress(age, completed, told.total or 0, still=tx.now - progressed_at, earlier=earlier)
             look = schedule.next_look(progress, self._outlook(tx))
             stalled = progress.still >= self._stalled_after
+            by = job.cued_by or "poll"
+            history.note(tx, job.id, "looked", generation=job.generation + 1, completed=completed, total=told.total or 0, by=by)
             if newly := stalled and not job.stalled:
                 outbox.publish(tx, announce.stall(job, head.document, still=progress.still, now=tx.now))
             jobs.finish(
@@ -549,6 +564,10 @@ class _Turn:
             due_at = None if wait is None else max((job.noticed_at or tx.now) + wait, tx.now + schedule.FIRST)
             changes: dict[str, Any] = {"looked_at": tx.now, "late_looks": done, "told": self._told(), "attempts": 0, "misses": 0}
             jobs.finish(tx, job, due_at=due_at, trouble=trouble, **changes, **self._released(tx))
+            if job.retry is None:
+                history.note(tx, job.id, "unchanged", generation=job.generation, by=job.cued_by or "poll")
+            else:
+                history.note(tx, job.id, "given up", generation=job.generation, reason=trouble)
 
         await self._database.write(work)
         if job.retry is None:
@@ -560,9 +579,12 @@ class _Turn:
     async def _put_back(self, wait: float, *, trouble: str, loud: bool = True, **changes: int) -> None:
         """Due again in `wait` seconds; a cue stays one."""
         job = self._job
-        await self._database.write(
-            lambda tx: jobs.finish(tx, job, due_at=tx.now + wait, keep_cue=True, trouble=trouble, **changes)
-        )
+
+        def work(tx: Transaction) -> None:
+            jobs.finish(tx, job, due_at=tx.now + wait, keep_cue=True, trouble=trouble, **changes)
+            history.note(tx, job.id, "trouble", generation=job.generation, reason=trouble, wait=round(wait, 1))
+
+        await self._database.write(work)
         if loud:
             log.warning("put_back", wait=round(wait, 1), hint=trouble)
 
@@ -590,6 +612,7 @@ class _Turn:
         def work(tx: Transaction) -> None:
             changes: dict[str, Any] = {"state": state, "looked_at": tx.now, "attempts": 0, "misses": 0}
             jobs.finish(tx, job, due_at=None, trouble=trouble, **changes, **self._released(tx))
+            history.note(tx, job.id, "parked", generation=job.generation, reason=trouble)
 
         await self._database.write(work)
         log.warning("parked", hint=trouble)
@@ -599,10 +622,13 @@ class _Turn:
     def _backoff(self, tried: int) -> float:
         return backoff(tried, base=2.0, cap=600.0, chance=self._clock.chance())
 
-    async def _begin_again(self, **changes: Any) -> None:
-        """Throw away what is stored of the reading: void first, so that no crash leaves half of it to go on with; then deleted."""
+    async def _begin_again(self, reason: str | None = None, **changes: Any) -> None:
+        """Throw away what is stored of the reading: void first, so that no crash leaves half of it to go on with; then deleted.
+
+        `reason`: for the job's history.
+        """
         self._reading, self._skip = None, 0
-        await self._save(result_total=None, **changes)
+        await self._save(self._note("again", reason=reason) if reason else None, result_total=None, **changes)
         job = self._job
 
         def work(tx: Transaction) -> bool:
@@ -611,6 +637,11 @@ class _Turn:
 
         while await self._database.write(work):
             pass
+
+    def _note(self, what: history.What, **detail: Any) -> Callable[[Transaction], None]:
+        """What writes it into the job's history."""
+        job = self._job
+        return lambda tx: history.note(tx, job.id, what, generation=job.generation, **detail)
 
     async def _save(self, also: Callable[[Transaction], None] | None = None, **changes: Any) -> None:
         """Write `changes` and what hydrating has cost so far, and do `also`, in one transaction. Raises `LeaseLostError`.
@@ -627,6 +658,11 @@ class _Turn:
 
         await self._database.write(work)
         self._job, self._tallied = replace(job, **changes), job.requests
+
+
+def _note_page(tx: Transaction, job: jobs.Job, page: PagePacker) -> None:
+    size = sum(len(data) for data in page.chunks)
+    history.note(tx, job.id, "page", generation=job.generation, skip=page.skip, rows=len(page.rows), bytes=size)
 
 
 def _seen(head: Head) -> dict[str, Any]:
@@ -646,11 +682,3 @@ def _credits(outcome: settlement.Outcome) -> float:
 
 def _mark(head: Head) -> str:
     return mark(head.job.status, head.job.completed_at, head.job.credits_used or 0)
-
-
-def _unix(timestamp: Any) -> float | None:
-    """Reader's ISO 8601 as Unix seconds; None if it is not that."""
-    try:
-        return datetime.fromisoformat(timestamp).timestamp()
-    except (TypeError, ValueError):
-        return None

@@ -10,15 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from receiver import tracing
 from receiver.allowance import SharedAllowance
 from receiver.auditor import Auditor
+from receiver.core.addresses import AllowList
+from receiver.core.delivering import Persistence
 from receiver.core.retrying import Policy
 from receiver.dispatcher import Dispatcher
 from receiver.errors import ReaderError, SettingsError, StoreError
-from receiver.hooks.http import HttpHook, HttpSender
+from receiver.hooks.configured import configured
+from receiver.hooks.python import PythonTarget
+from receiver.hooks.target import Hook
 from receiver.ingest import Ingest
 from receiver.listener import LEAD, Listener
 from receiver.loops import Loop, Service, run_dry
+from receiver.packing import unpack
 from receiver.pruner import Pruner
 from receiver.reader.client import ReaderClient
 from receiver.reader.shapes import RPM_BY_TIER
@@ -27,6 +33,7 @@ from receiver.store import budget, jobs, leadership
 from receiver.store.bell import Bell
 from receiver.store.engine import Database
 from receiver.submitter import Submitter
+from receiver.tally import Tally
 
 if TYPE_CHECKING:
     from receiver.clock import Clock
@@ -36,10 +43,10 @@ if TYPE_CHECKING:
     from receiver.store.transaction import Transaction
 
 WORKERS = 8
-"""Jobs reconciled at once, and events delivered at once, by one process."""
+"""Jobs reconciled at once by one process; in a bounded pass, also events of one hook delivered at once."""
 DRAIN = 3.0
 """Seconds that work under way may take to finish when we are asked to stop."""
-_ALONE = ("auditor", "listener", "pruner", "submitter")
+_ALONE = ("auditor", "listener", "pruner", "submitter", "tally")
 """Loops with one worker."""
 _TIER_FOR = 24 * 3600.0
 _TIER_WITHIN = 10.0
@@ -63,8 +70,12 @@ class Runtime:
     auditor: Auditor | None
     reader: ReaderClient | None
     settled: asyncio.Condition
+    tally: Tally
     learning: asyncio.Lock = field(default_factory=asyncio.Lock)
-    loops: dict[str, Loop] = field(default_factory=dict)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once it is to end: whoever follows something for as long as it lasts lets go."""
+    loops: dict[str, list[Loop]] = field(default_factory=dict)
+    """By what they are woken by: each hook has one of its own, and all of them are the dispatcher's."""
     bell: Bell | None = None
     telling: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -92,21 +103,23 @@ class Runtime:
         task.add_done_callback(self.telling.discard)
 
     def wake_here(self, name: str) -> None:
-        """Have a loop look for work at once, if it runs here."""
-        if (loop := self.loops.get(name)) is not None:
+        """Have loops look for work at once, if they run here."""
+        for loop in self.loops.get(name, ()):
             loop.wake()
 
     async def quiesce(self) -> None:
         """Begin no more work by itself, and let go of what is under way. Done at the end anyway, if not before."""
+        self.stopping.set()
         # Nobody waits for a stream to end.
-        await asyncio.gather(*(loop.stop(within=0.0 if name == "listener" else DRAIN) for name, loop in self.loops.items()))
+        loops = [(0.0 if name == "listener" else DRAIN, loop) for name, loops in self.loops.items() for loop in loops]
+        await asyncio.gather(*(loop.stop(within=within) for within, loop in loops))
 
     async def tick(self, seconds: float) -> dict[str, Any]:
         """One bounded pass over all that is due; what was done."""
         began = self.clock.monotonic()
         until = began + seconds
         await self.learn_tier()
-        there = (self.submitter, self.auditor, self.reconciler, self.dispatcher, self.pruner)
+        there = (self.submitter, self.auditor, self.reconciler, *self.dispatcher.lanes.values(), self.pruner, self.tally)
         services: list[Service] = [service for service in there if service is not None]
         done = await run_dry(services, workers=WORKERS, until=until, clock=self.clock)
         due = [await service.next_due() for service in services]
@@ -135,24 +148,29 @@ class Runtime:
 
 @asynccontextmanager
 async def started(
-    settings: Settings, handlers: Registry, clock: Clock, *, loops: bool, migrate: bool = False
+    settings: Settings, handlers: Registry, clock: Clock, *, loops: bool, migrate: bool = False, declares: bool = True
 ) -> AsyncIterator[Runtime]:
     """Open everything; close it in the opposite order. Raises `SettingsError`, `StoreError` or `LockHeldError`."""
     async with AsyncExitStack() as stack:
+        stack.enter_context(tracing.started(clock))
         database = await asyncio.to_thread(Database.of, settings, clock, migrate=migrate)
         stack.push_async_callback(asyncio.to_thread, database.close)
         runtime = await _build(settings, handlers, clock, database, stack)
-        await runtime.dispatcher.declare()
+        if declares:
+            await runtime.dispatcher.declare()
         if database.line is not None:
             runtime.bell = Bell(database, database.line, clock, heard=runtime.hear)
             stack.push_async_callback(runtime.bell.stop)
             runtime.bell.start(listens=loops)
         if loops:
             for name, service in _services(runtime).items():
-                runtime.loops[name] = Loop(name, service, clock, workers=1 if name in _ALONE else WORKERS)
+                runtime.loops[name] = [Loop(name, service, clock, workers=1 if name in _ALONE else WORKERS)]
+            lanes = runtime.dispatcher.lanes.values()
+            runtime.loops["dispatcher"] = [Loop(lane.hook.name, lane, clock, workers=lane.hook.slots) for lane in lanes]
             stack.push_async_callback(runtime.quiesce)
-            for loop in runtime.loops.values():
-                loop.start()
+            for loops_of in runtime.loops.values():
+                for loop in loops_of:
+                    loop.start()
             learning = asyncio.create_task(_keep_learning(runtime))
             stack.push_async_callback(_cancelled, learning)
         yield runtime
@@ -160,20 +178,17 @@ async def started(
 
 async def _build(settings: Settings, handlers: Registry, clock: Clock, database: Database, stack: AsyncExitStack) -> Runtime:
     owner = clock.token(64)
-    urls = {
-        hook.name: HttpHook(
-            hook.name,
-            hook.url,
-            hook.secret.get_secret_value() if hook.secret else None,
-            hook.events,
-            hook.timeout,
-        )
-        for hook in settings.receiver_hooks
-    }
-    if both := sorted(name for name in urls if name in handlers):
-        raise SettingsError(f"RECEIVER_HOOKS: {', '.join(both)} is also the name of a Python handler")
-    sender = await stack.enter_async_context(HttpSender(clock))
-    dispatcher = Dispatcher(database, clock, owner=owner, handlers=handlers, urls=urls, sender=sender)
+    hooks = _hooks(settings, handlers, clock)
+    for hook in hooks:
+        await stack.enter_async_context(hook.target)
+    persistence = Persistence(
+        settings.receiver_hook_attempts,
+        settings.receiver_hook_backoff,
+        settings.receiver_hook_pause_after,
+        settings.receiver_hook_probe,
+    )
+    dispatcher = Dispatcher(database, clock, owner=owner, hooks=hooks, policy=persistence)
+    stack.push_async_callback(dispatcher.close)
     settled = asyncio.Condition()
     reader, reconciler, submitter, listener, auditor = None, None, None, None, None
     runtime: Runtime
@@ -212,12 +227,29 @@ async def _build(settings: Settings, handlers: Registry, clock: Clock, database:
         # A pause for want of a working key or of credits: whoever starts us again may have seen to it.
         for name in ("unauthenticated", "insufficient_credits"):
             await database.write(lambda tx, name=name: budget.resume(tx, name))  # type: ignore[misc]
+    tally = Tally(database, clock)
+    stack.push_async_callback(tally.close)
     ingest = Ingest(database, clock, on_cue=lambda: runtime.wake("reconciler"))
     pruner = Pruner(database, clock, owner=owner, retention=settings.receiver_retention, tolerance=settings.receiver_tolerance)
     runtime = Runtime(
-        settings, database, clock, ingest, dispatcher, pruner, reconciler, submitter, listener, auditor, reader, settled
+        settings, database, clock, ingest, dispatcher, pruner, reconciler, submitter, listener, auditor, reader, settled, tally
     )
     return runtime
+
+
+def _hooks(settings: Settings, handlers: Registry, clock: Clock) -> list[Hook]:
+    ours = [
+        Hook(h.name, "python", h.events, PythonTarget(h.name, h.handler, decode=unpack, timeout=h.timeout), h.slots)
+        for h in handlers.all()
+    ]
+    try:
+        allowed = AllowList.of(settings.receiver_hook_allow)
+    except ValueError as error:
+        raise SettingsError(f"RECEIVER_HOOK_ALLOW: {error}") from None
+    theirs = [configured(hook, clock, allowed=allowed) for hook in settings.receiver_hooks]
+    if both := sorted({hook.name for hook in ours} & {hook.name for hook in theirs}):
+        raise SettingsError(f"RECEIVER_HOOKS: {', '.join(both)} is also the name of a Python handler")
+    return ours + theirs
 
 
 def _webhook(settings: Settings) -> dict[str, Any] | None:
@@ -238,8 +270,8 @@ def _services(runtime: Runtime) -> dict[str, Service]:
         "auditor": runtime.auditor,
         "submitter": runtime.submitter,
         "reconciler": runtime.reconciler,
-        "dispatcher": runtime.dispatcher,
         "pruner": runtime.pruner,
+        "tally": runtime.tally,
     }
     return {name: service for name, service in named.items() if service is not None}
 

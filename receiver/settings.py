@@ -8,10 +8,20 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-import httpx
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -21,6 +31,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from receiver.broker_urls import broker
 from receiver.errors import SettingsError
 
 TOML = "receiver.toml"
@@ -31,6 +42,8 @@ def _listed(value: Any) -> Any:
     """Comma-separated text as a list."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
+    if value is None:
+        return ()
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
@@ -52,6 +65,8 @@ def _header_value(secret: SecretStr) -> SecretStr:
 
 
 def _http_url(url: str) -> str:
+    import httpx  # noqa: PLC0415 - half of all settings have no URL, and an endpoint that starts for each delivery has no time
+
     try:
         parts = httpx.URL(url)
         in_range = parts.port is None or 0 < parts.port < 65536
@@ -63,9 +78,15 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _hook_url(url: str) -> str:
+    return _http_url(url) if broker(url) is None else url
+
+
 def _base_url(url: str) -> str:
     if "?" in url or "#" in url:
         raise ValueError("must be a URL that paths can be put after: without ? and #")
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("must be a URL without a user and a password in it: it is shown, in logs and by commands")
     return url.rstrip("/")
 
 
@@ -78,18 +99,25 @@ def _rpm(value: Any) -> Any:
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
-def _time(value: Any) -> Any:
-    """A span of time as people write it, in seconds."""
-    if value in (0, "0"):
-        return 0.0
-    written = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", value.strip().lower()) if isinstance(value, str) else None
+def span(text: str) -> float:
+    """A span of time as people write it, in seconds. Raises `ValueError`."""
+    written = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text.strip().lower())
     if written is None:
-        raise ValueError("must be a whole number and its unit, s, m, h, d or w, such as 30d or 12h; 0 keeps everything")
+        raise ValueError("must be a whole number and its unit, s, m, h, d or w, such as 30d or 12h")
     return int(written[1]) * _UNITS[written[2]]
 
 
+def _time(value: Any) -> Any:
+    if value in (0, "0"):
+        return 0.0
+    try:
+        return span(value if isinstance(value, str) else "")
+    except ValueError as error:
+        raise ValueError(f"{error}; 0 keeps everything") from None
+
+
 def _hook_list(value: Any) -> Any:
-    form = 'must be a JSON list of {"name", "url", "secret"?, "events"?, "timeout"?}'
+    form = 'must be a JSON list of {"name", "url" or "exec", "secret"?, "events"?, "timeout"?}'
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -100,8 +128,8 @@ def _hook_list(value: Any) -> Any:
     return value
 
 
-def _hook_secret(secret: SecretStr | None) -> SecretStr | None:
-    if secret is not None:
+def _hook_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for secret in secrets:
         try:
             # Strictly: the library skips over what is not base64, and others would sign with another key.
             key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
@@ -109,7 +137,31 @@ def _hook_secret(secret: SecretStr | None) -> SecretStr | None:
             key = b""
         if not key:
             raise ValueError("must be base64, with or without whsec_ before it (Standard Webhooks)")
-    return secret
+    return secrets
+
+
+_OUR_HEADERS = {
+    "host",
+    "connection",
+    "content-length",
+    "content-type",
+    "transfer-encoding",
+    "accept-encoding",
+    "expect",
+    "te",
+    "upgrade",
+}
+
+
+def _hook_headers(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    for name, value in headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if name.lower() in _OUR_HEADERS or name.lower().startswith("webhook-"):
+            raise ValueError(f"{name} is not yours to set: it belongs to how the event is sent")
+        if not re.fullmatch(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?", value.get_secret_value()):
+            raise ValueError(f"the value of {name} must be visible ASCII characters")
+    return headers
 
 
 def _schema(name: str) -> str:
@@ -118,23 +170,63 @@ def _schema(name: str) -> str:
     return name
 
 
+def _variable_value(value: SecretStr) -> SecretStr:
+    _no_nul(value.get_secret_value())
+    return value
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must not contain NUL")
+    return text
+
+
 Url = Annotated[str, AfterValidator(_http_url)]
+Argument = Annotated[str, AfterValidator(_no_nul)]
+Variable = Annotated[str, Field(pattern="^[^=\0]+$")]
 
 
 class HookSettings(BaseModel):
-    """One of `RECEIVER_HOOKS`: a URL that gets a signed POST for each event."""
+    """One of `RECEIVER_HOOKS`: a URL, whose scheme says how events are brought there, or a command to run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}$")]
-    url: Url
-    secret: Annotated[SecretStr | None, AfterValidator(_hook_secret)] = None
+    url: Annotated[Annotated[str, AfterValidator(_hook_url)] | None, Field(repr=False)] = None
+    exec: Annotated[tuple[Argument, ...], Field(min_length=1)] | None = None
+    cwd: Argument | None = None
+    env: dict[Variable, Annotated[SecretStr, AfterValidator(_variable_value)]] = {}
+    secret: Annotated[tuple[SecretStr, ...], BeforeValidator(_listed), AfterValidator(_hook_secrets)] = ()
+    headers: Annotated[dict[str, SecretStr], AfterValidator(_hook_headers)] = {}
+    format: Literal["standard", "cloudevents", "slack"] = "standard"
     events: Annotated[tuple[EventType, ...], Field(min_length=1)] = (
         "job.completed",
         "job.failed",
         "job.cancelled",
     )
-    timeout: Annotated[float, Field(gt=0, le=300)] = 15.0
+    timeout: Annotated[float, Field(gt=0, le=86400)] | None = None
+    concurrency: Annotated[int, Field(ge=1, le=100)] = 8
+
+    @property
+    def seconds(self) -> float:
+        """How long an attempt may take. A command usually does all the work itself; a URL takes it over."""
+        return self.timeout or (15.0 if self.exec is None else 600.0)
+
+    @model_validator(mode="after")
+    def _leads_one_way(self) -> Self:
+        if (self.url is None) == (self.exec is None):
+            raise ValueError("give exactly one of url and exec")
+        if self.exec is not None and not self.exec[0]:
+            raise ValueError("exec: the first is the program, and must not be empty")
+        if self.exec is None and (self.cwd is not None or self.env):
+            raise ValueError("leave out cwd and env: they are for exec")
+        if self.exec is None and self.seconds > 300:
+            raise ValueError("timeout: a url has at most 300 seconds, and exec a day")
+        if not (self.url or "").startswith(("http://", "https://")):
+            for name, given in (("secret", self.secret), ("headers", self.headers), ("format", self.format != "standard")):
+                if given:
+                    raise ValueError(f"leave out {name}: it is for a POST to an http:// or https:// URL")
+        return self
 
 
 def _distinct(hooks: tuple[HookSettings, ...]) -> tuple[HookSettings, ...]:
@@ -170,6 +262,11 @@ class Settings(BaseSettings):
     receiver_database_prepare: bool = False
     receiver_api_keys: Tokens = ()
     receiver_hooks: Annotated[tuple[HookSettings, ...], NoDecode, BeforeValidator(_hook_list), AfterValidator(_distinct)] = ()
+    receiver_hook_allow: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)] = ()
+    receiver_hook_attempts: Annotated[int, Field(ge=1, le=100)] = 16
+    receiver_hook_backoff: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    receiver_hook_pause_after: Annotated[float, Field(ge=0, le=30 * 86400)] = 600.0
+    receiver_hook_probe: Annotated[float, Field(gt=0, le=86400)] = 300.0
     receiver_tolerance: Annotated[int, Field(ge=1, le=86400)] = 300
     receiver_max_body: Annotated[int, Field(ge=1024, le=64 << 20)] = 1 << 20
     receiver_retention: Annotated[float, BeforeValidator(_time)] = 0.0
@@ -216,7 +313,8 @@ class Settings(BaseSettings):
         """Raises `SettingsError` where nobody's signature could be checked."""
         if not self.reader_webhook_secret and not self.receiver_allow_unsigned:
             raise SettingsError(
-                "READER_WEBHOOK_SECRET is not set: set it to the secret of your webhook at Reader (16 to 256 characters), "
+                "READER_WEBHOOK_SECRET is not set: set it to the secret of your webhook at Reader (16 to 256 characters; "
+                "`receiver webhook register` makes one), "
                 "or RECEIVER_ALLOW_UNSIGNED=true to take deliveries that nobody signed"
             )
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from receiver.core.fingerprint import FORM, HEADER
 
 WANTED: Final = frozenset({"job.completed", "job.failed"})
 """Events that tell of an end."""
@@ -28,23 +31,33 @@ class Sent:
 
 def find_ours(rows: Sequence[Any], url: str) -> list[Mapping[str, Any]]:
     """Of Reader's webhooks, those that point to `url`."""
-    return [row for row in rows if isinstance(row, dict) and str(row.get("url", "")).rstrip("/") == url.rstrip("/")]
+    return [row for row in rows if isinstance(row, dict) and _alike(str(row.get("url", ""))) == _alike(url)]
+
+
+def carries(row: Mapping[str, Any]) -> str | None:
+    """The fingerprint of the secret that a webhook is to be signed with, where `receiver webhook` has made or changed it."""
+    headers = row.get("headers")
+    found = [str(value) for name, value in headers.items() if name.lower() == HEADER.lower()] if isinstance(headers, dict) else []
+    return found[0] if found and FORM.fullmatch(found[0]) else None
 
 
 def judge(ours: Sequence[Mapping[str, Any]], url: str) -> list[Finding]:
     """What is wrong with how they are set up."""
     if not ours:
         hint = (
-            f"no webhook at Reader points to {url}: create one for job.completed and job.failed, with READER_WEBHOOK_SECRET "
+            f"no webhook at Reader points to {url}: `receiver webhook register` makes one "
             "(only jobs submitted through Receiver bring one along)"
         )
         return [Finding("webhook_missing", hint)]
     active = [row for row in ours if row.get("active") is not False]
     if not active:
-        return [Finding("webhook_inactive", f"Reader's webhook for {url} is switched off: set it active")]
+        return [
+            Finding("webhook_inactive", f"Reader's webhook for {url} is switched off: `receiver webhook register` sets it active")
+        ]
     told = {event for row in active for event in _list(row.get("events"))}
     if missing := sorted(WANTED - told):
-        hint = f"Reader's webhook for {url} is not told of {' and '.join(missing)}: add {'it' if len(missing) == 1 else 'them'}"
+        them = "it" if len(missing) == 1 else "them"
+        hint = f"Reader's webhook for {url} is not told of {' and '.join(missing)}: `receiver webhook register` adds {them}"
         return [Finding("webhook_events_missing", hint)]
     return []
 
@@ -67,6 +80,16 @@ def lost(before: Sent, now: Sent, *, arrived: int) -> Finding | None:
     if ahead > 0:
         return Finding("webhooks_lost", f"Reader sent {ahead} more deliveries than arrived: looking at every job under way")
     return None
+
+
+def _alike(url: str) -> tuple[str, ...]:
+    """What two spellings of one URL have in common: Reader may write ours in its own way."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return (url,)
+    return (parts.scheme, parts.hostname or "", str(port), parts.path.rstrip("/"), parts.query)
 
 
 def _list(value: Any) -> list[Any]:

@@ -49,6 +49,20 @@ def test_what_is_wrong_is_named(rows: list[Any], name: str) -> None:
     assert names(*rows) == [name]
 
 
+@pytest.mark.parametrize(
+    "url", [URL + "/", "HTTPS://Hooks.Example.com/hooks/reader", "https://hooks.example.com:443/hooks/reader"]
+)
+def test_ours_is_found_however_reader_spells_it(url: str) -> None:
+    assert names(WELL | {"url": url}) == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://hooks.example.com/hooks/reader", URL + "?x", "https://hooks.example.com:8443/hooks/reader", "//["]
+)
+def test_what_differs_in_more_than_spelling_is_not_ours(url: str) -> None:
+    assert names(WELL | {"url": url}) == ["webhook_missing"]
+
+
 def test_two_webhooks_may_share_the_events() -> None:
     assert names(WELL | {"events": ["job.completed"]}, WELL | {"events": ["job.failed"]}) == []
 

@@ -169,6 +169,21 @@ async def test_a_pass_goes_round_again_for_what_one_service_made_due_for_another
     assert (first.done, last.done) == (1, 1)
 
 
+async def test_a_pass_does_what_falls_due_for_one_while_another_hangs(clock: FakeClock) -> None:
+    """It had looked already when there was nothing, and does not wait for the one that hangs to look again."""
+    never, gate = asyncio.Event(), asyncio.Event()
+    stuck, last, first = Units(1, each=lambda: never), Units(1, each=lambda: gate), Units(0)
+    running = asyncio.create_task(run_dry([stuck, last, first], workers=2, until=clock.monotonic() + 60, clock=clock))
+    await first.idle.wait()
+    first.units = 1
+    gate.set()
+    async with asyncio.timeout(5):
+        await first.begun.acquire()
+    assert not running.done()
+    never.set()
+    assert await running == 3
+
+
 async def test_a_pass_ends_when_its_time_is_up(clock: FakeClock) -> None:
     service = Units(1000, each=lambda: clock.advance(1))
     assert await run_dry([service], workers=1, until=clock.monotonic() + 10, clock=clock) == 10

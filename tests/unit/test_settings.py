@@ -70,6 +70,11 @@ VARIABLES: dict[str, tuple[Any, str, Any]] = {
     "RECEIVER_DATABASE_PREPARE": (False, "true", True),
     "RECEIVER_API_KEYS": ((), "token-a,,token-b ,", ("token-a", "token-b")),
     "RECEIVER_HOOKS": ((), json.dumps([HOOK]), (HookSettings(name=HOOK["name"], url=HOOK["url"]),)),
+    "RECEIVER_HOOK_ALLOW": ((), "10.0.0.0/8, hooks.example.com", ("10.0.0.0/8", "hooks.example.com")),
+    "RECEIVER_HOOK_ATTEMPTS": (16, "5", 5),
+    "RECEIVER_HOOK_BACKOFF": (5.0, "0.5", 0.5),
+    "RECEIVER_HOOK_PAUSE_AFTER": (600.0, "0", 0.0),
+    "RECEIVER_HOOK_PROBE": (300.0, "60", 60.0),
     "RECEIVER_TOLERANCE": (300, "60", 60),
     "RECEIVER_MAX_BODY": (1048576, "65536", 65536),
     "RECEIVER_RETENTION": (0.0, "30d", 30 * 86400.0),
@@ -211,7 +216,7 @@ def test_a_secret_that_no_sender_could_hold_is_refused(env: Any) -> None:
 
 A_URL = "must be a URL that begins with http:// or https:// and names a host"
 A_SCHEMA = "must be 1 to 48 of a-z 0-9 _, and begin neither with a digit nor with pg_"
-A_LIST = 'must be a JSON list of {"name", "url", "secret"?, "events"?, "timeout"?}'
+A_LIST = 'must be a JSON list of {"name", "url" or "exec", "secret"?, "events"?, "timeout"?}'
 
 
 @pytest.mark.parametrize(
@@ -231,6 +236,11 @@ A_LIST = 'must be a JSON list of {"name", "url", "secret"?, "events"?, "timeout"
         ("READER_BASE_URL", "https://api.reader.dev\r\n", A_URL),
         ("READER_BASE_URL", "https://api.reader.dev?x", "must be a URL that paths can be put after: without ? and #"),
         ("RECEIVER_PUBLIC_URL", "hooks.example.com", A_URL),
+        (
+            "READER_BASE_URL",
+            "https://user:pass@api.reader.dev",
+            "must be a URL without a user and a password in it: it is shown, in logs and by commands",
+        ),
         ("RECEIVER_PUBLIC_URL", "https://example.com/#x", "must be a URL that paths can be put after: without ? and #"),
         ("READER_RPM", "fast", "must be auto, or a whole number of requests a minute"),
         ("READER_RPM", "0", "must be auto, or a whole number of requests a minute"),
@@ -268,6 +278,31 @@ def test_a_mistake_is_told_in_one_line_by_the_variables_name(name: str, text: st
         ({"events": ["job.done"]}, "RECEIVER_HOOKS[0].events[0]: Input should be 'job.completed', 'job.failed'"),
         ({"events": []}, "RECEIVER_HOOKS[0].events: Tuple should have at least 1 item"),
         ({"timeout": 0}, "RECEIVER_HOOKS[0].timeout: Input should be greater than 0"),
+        ({"url": None}, "RECEIVER_HOOKS[0]: give exactly one of url and exec"),
+        ({"exec": ["true"]}, "RECEIVER_HOOKS[0]: give exactly one of url and exec"),
+        ({"url": None, "exec": []}, "RECEIVER_HOOKS[0].exec: Tuple should have at least 1 item"),
+        (
+            {"url": None, "exec": ["true"], "secret": "whsec_YzRuNHJ5LWluLXRoZS1taW5l"},
+            "RECEIVER_HOOKS[0]: leave out secret: it is for a POST to an http:// or https:// URL",
+        ),
+        ({"url": None, "exec": ["", "x"]}, "RECEIVER_HOOKS[0]: exec: the first is the program, and must not be empty"),
+        ({"url": None, "exec": ["a\0b"]}, "RECEIVER_HOOKS[0].exec[0]: must not contain NUL"),
+        ({"url": None, "exec": ["true"], "env": {"A=B": "x"}}, "RECEIVER_HOOKS[0].env.A=B"),
+        ({"url": "nats://h"}, "RECEIVER_HOOKS[0].url: must be like nats://host:4222/subject"),
+        (
+            {"url": "redis://h?stream=s", "secret": "whsec_YzRuNHJ5LWluLXRoZS1taW5l"},
+            "RECEIVER_HOOKS[0]: leave out secret: it is for a POST to an http:// or https:// URL",
+        ),
+        ({"cwd": "/srv"}, "RECEIVER_HOOKS[0]: leave out cwd and env: they are for exec"),
+        ({"timeout": 301}, "RECEIVER_HOOKS[0]: timeout: a url has at most 300 seconds, and exec a day"),
+        ({"url": None, "exec": ["true"], "timeout": 86401}, "RECEIVER_HOOKS[0].timeout: Input should be less than"),
+        ({"secret": ["whsec_YzRuNHJ5LWluLXRoZS1taW5l", "?"]}, "RECEIVER_HOOKS[0].secret: must be base64"),
+        ({"headers": {"content-length": "7"}}, "RECEIVER_HOOKS[0].headers: content-length is not yours to set"),
+        ({"headers": {"Webhook-Id": "7"}}, "RECEIVER_HOOKS[0].headers: Webhook-Id is not yours to set"),
+        ({"headers": {"a b": "7"}}, "RECEIVER_HOOKS[0].headers: 'a b' is no name of a header"),
+        ({"headers": {"a": "7\r\nb: 8"}}, "RECEIVER_HOOKS[0].headers: the value of a must be visible ASCII characters"),
+        ({"format": "xml"}, "RECEIVER_HOOKS[0].format: Input should be 'standard', 'cloudevents' or 'slack'"),
+        ({"concurrency": 0}, "RECEIVER_HOOKS[0].concurrency: Input should be greater than or equal to 1"),
         ({"timeuot": 5}, "RECEIVER_HOOKS[0].timeuot: Extra inputs are not permitted"),
     ],
 )
@@ -296,7 +331,6 @@ def test_all_mistakes_are_told_at_once(env: Any, tmp_path: Path) -> None:
         "RECEIVER_TOLERANCE: ",
         "RECEIVER_LOG: ",
         "RECEIVER_HOOKS[0].name: Field required",
-        "RECEIVER_HOOKS[0].url: Field required",
     ):
         assert name in text
 
