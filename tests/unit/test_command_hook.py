@@ -320,17 +320,13 @@ async def test_results_wait_until_they_are_read(tmp_path: Path) -> None:
             taken += 1
             yield [b"x" * 100_000]
 
-    script = "read a < go; head -c 1000000 <&3 > /dev/null; echo read > read; read a < go"
-    os.mkfifo(tmp_path / "go")
+    wait = "until [ -e {} ]; do sleep 0.01; done"
+    script = f"{wait.format('go')}; head -c 1000000 <&3 > /dev/null; echo read > read; {wait.format('end')}"
     attempt = asyncio.create_task(command(*sh(script), cwd=tmp_path).deliver(Delivery("evt_1", PAYLOAD, 1, endless)))
-
-    async def go() -> None:
-        await asyncio.to_thread((tmp_path / "go").write_text, "\n")
-
-    await go()
+    (tmp_path / "go").touch()
     await written(tmp_path / "read")
     assert 10 <= taken < 15
-    await go()
+    (tmp_path / "end").touch()
     await attempt
 
 
