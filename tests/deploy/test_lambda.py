@@ -72,12 +72,13 @@ def test_what_is_refused(lambda_: Environment, postgresql_url: str) -> None:
     assert rows(postgresql_url, "SELECT count(*) FROM deliveries") == [(0,)]
 
 
+@pytest.mark.slow
 def test_readiness_is_asked_for_over_http(lambda_: Environment) -> None:
     status, told = lambda_.asked(request("function-url", method="GET", path="/readyz"))
     assert (status, told["status"]) == (200, "ok")
 
 
-@pytest.mark.parametrize("name", ["schedule", pytest.param("scheduler", marks=pytest.mark.slow), "sqs"])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=pytest.mark.slow) for n in ("schedule", "scheduler")), "sqs"])
 def test_a_pass_reads_what_is_due_and_tells_of_it(
     name: str, tmp_path: Path, postgresql_url: str, reader: BackgroundSandbox
 ) -> None:
@@ -114,6 +115,7 @@ def test_two_cold_starts_at_once_have_one_effect(tmp_path: Path, postgresql_url:
     assert rows(postgresql_url, "SELECT count(*) FROM jobs") == [(1,)]
 
 
+@pytest.mark.slow
 def test_an_accepted_delivery_pokes_the_queue_once(tmp_path: Path, postgresql_url: str) -> None:
     """A duplicate and a forgery do not; and a queue that fails changes no answer."""
     with (
@@ -181,6 +183,7 @@ def test_the_schema_is_migrated_by_hand(tmp_path: Path, postgresql: Server) -> N
         assert lambda_.asked(delivered("function-url", delivery())) == ACCEPTED
 
 
+@pytest.mark.slow
 def test_a_pass_that_cannot_be_made_is_an_error(lambda_: Environment) -> None:
     """Lambda counts it, and the alarm goes by that."""
     with pytest.raises(LambdaError, match="SettingsError: READER_API_KEY is not set"):

@@ -178,6 +178,7 @@ class TestTheFixture:
             reader_sandbox.until(lambda ledger: bool(ledger["jobs"]), timeout=0.1)
 
 
+@pytest.mark.slow
 def test_somebody_elses_tests_get_the_fixture_without_asking_for_it(tmp_path: Path) -> None:
     (tmp_path / "test_theirs.py").write_text(
         textwrap.dedent(

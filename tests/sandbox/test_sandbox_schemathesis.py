@@ -38,7 +38,7 @@ def reader() -> Iterator[BackgroundSandbox]:
         yield sandbox
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [5, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 @pytest.mark.parametrize("operation", _OPERATIONS, ids=lambda operation: operation.label)
 def test_any_request_is_answered_by_the_document(

@@ -110,7 +110,7 @@ READINGS = [
     if SWITCHES[name].group == "choices" and name not in {"patch_secret", "replay_stream"}  # not about receiving
     for value in SWITCHES[name].values[1:]
 ]
-QUICK = {"lose", "has_more_early"}
+QUICK = {"has_more_early"}
 ROWS = [pytest.param(row, id=row.name, marks=[] if row.name in QUICK else [pytest.mark.slow]) for row in FAULTS + READINGS]
 
 

@@ -363,6 +363,7 @@ async def index(event, results):
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_while_it_handles_an_event_handles_it_again(tmp_path: Path) -> None:
     """At least once: the handler of the next process gets the same event, and the URL that had it already does not."""
     (tmp_path / "app.py").write_text(APP)

@@ -43,6 +43,7 @@ async def test_stream_and_webhook_together_cost_one_reading(tmp_path: Path) -> N
         assert {told.event.discovered_by for told in w.told} == {"webhook"}
 
 
+@pytest.mark.slow
 async def test_a_stream_that_breaks_is_followed_again(tmp_path: Path) -> None:
     async with world(tmp_path, seed=1, job_seconds=0.3, lose=1.0, settings=LISTENING, stream_cut={"rate": 1, "times": 1}) as w:
         await _listening(w)

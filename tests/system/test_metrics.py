@@ -122,6 +122,7 @@ def test_deliveries_are_counted_by_what_became_of_them_also_across_restarts(tmp_
     assert outcomes["quarantined", ""] + outcomes["duplicate", ""] >= 4
 
 
+@pytest.mark.slow
 def test_every_replica_tells_the_sum_of_all(tmp_path: Path, postgresql: Server) -> None:
     """What each counted in its memory included, and nothing twice."""
     with (

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from system_kit import Served, command, delivery, knowing, migrated, rows, signed, start_job, until
 
 from receiver.sandbox import BackgroundSandbox
@@ -35,6 +36,7 @@ def _set_aside(database: Path) -> None:
         connection.execute("DELETE FROM jobs")
 
 
+@pytest.mark.slow
 def test_deliveries_are_taken_in_again_by_the_server_that_has_the_database_and_without_one(tmp_path: Path) -> None:
     with BackgroundSandbox(seed=1, job_seconds=0.1, queue_seconds=0.05) as reader:
         settings = knowing(reader, READER_RPM="100000", RECEIVER_LISTEN="false")

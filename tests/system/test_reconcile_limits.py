@@ -24,6 +24,7 @@ def _refused(w: World) -> list[float]:
 # 429
 
 
+@pytest.mark.slow
 async def test_while_a_429_lasts_no_request_comes_from_anywhere(tmp_path: Path) -> None:
     """Jobs that ended, a job that is tracked, jobs that are submitted, loops of every kind: all wait for its three seconds."""
     async with world(tmp_path, seed=1, job_seconds=0.1, queue_seconds=0.05) as w:

@@ -222,6 +222,7 @@ def test_where_no_delivery_proves_it_the_secret_is_kept_until_one_does(service: 
     assert file.exists(), "it is somebody else's"
 
 
+@pytest.mark.slow
 def test_a_server_that_has_dropped_the_present_secret_is_told_of(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "next"
     file.write_text("the-secret-that-somebody-chose\n")

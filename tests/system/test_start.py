@@ -198,6 +198,7 @@ def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert "--port" in done.complaint
 
 
+@pytest.mark.slow
 def test_a_read_only_database_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     with Served(tmp_path):
         pass
@@ -245,6 +246,7 @@ def test_a_server_that_was_killed_leaves_no_lock_behind(tmp_path: Path) -> None:
         assert second.post(b'{"jobId": "job_1"}').status == 202
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_start_ends_it_as_one_later_does(tmp_path: Path) -> None:
     """Whenever it comes after the first sign of life, the exit code is 0."""
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -254,6 +256,7 @@ def test_a_signal_during_the_start_ends_it_as_one_later_does(tmp_path: Path) -> 
             server.logged("stopped")
 
 
+@pytest.mark.slow
 def test_two_that_start_at_once_on_a_new_file_end_up_as_one(tmp_path: Path) -> None:
     both = [Background([RECEIVER, *SERVE], tmp_path) for _ in range(2)]
     ended = threading.Event()
