@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,18 @@ class Desk:
         future: asyncio.Future[HookDelivery | None] = asyncio.get_running_loop().create_future()
         self._wanting.append(future)
         self._go()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                await self.give_back(future.result(), begun=False)  # it was handed to us a moment before
+            raise
+
+    async def give_back(self, delivery: HookDelivery | None, *, begun: bool) -> None:
+        """Let go of one, for whoever comes next. If that fails, it is free when its lease ends."""
+        if delivery is not None:
+            with suppress(StoreError, LeaseLostError):
+                await self._database.write(lambda tx: hook_queue.release(tx, delivery, begun=begun))
 
     async def finish(self, attempt: Attempt) -> None:
         """Write how an attempt ended. Raises `LeaseLostError`, `StoreError`."""
@@ -133,11 +145,4 @@ class Desk:
             if not future.done():
                 future.set_result(left.pop() if left else None)
         for delivery in left:  # who wanted it is gone meanwhile
-
-            def work(tx: Transaction, delivery: HookDelivery = delivery) -> None:
-                hook_queue.release(tx, delivery)
-
-            try:
-                await self._database.write(work)
-            except (StoreError, LeaseLostError):
-                continue  # it is free when its lease ends
+            await self.give_back(delivery, begun=False)

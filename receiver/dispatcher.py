@@ -78,7 +78,7 @@ class Lane:
         self._slots = asyncio.Semaphore(hook.slots)
 
     async def run_once(self) -> bool:
-        """Deliver the one longest due; False if none is."""
+        """Deliver the one longest due; False if none is. Broken off, it gives it back."""
         async with self._slots:
             leased = await self._desk.claim()
             if leased is None:
@@ -89,10 +89,11 @@ class Lane:
                     "hook", leased.event.job_id, hook=leased.hook, event=leased.event.id, attempt=leased.attempts + 1
                 ) as told,
             ):
+                attempting = Attempting(
+                    self._database, self._clock, self.hook, leased, policy=self._policy, changed=self._changed
+                )
+                attempt = None
                 try:
-                    attempting = Attempting(
-                        self._database, self._clock, self.hook, leased, policy=self._policy, changed=self._changed
-                    )
                     async with lease_kept(self._clock, LEASE, lambda: attempting.hold(lease=LEASE)):
                         attempt = await attempting.make()
                         told.update({"receiver.outcome": attempt.outcome, "receiver.status": attempt.status})
@@ -103,6 +104,12 @@ class Lane:
                     log.warning("lease_lost", hint=str(error))
                 except StoreError as error:
                     log.error("store_failed", hint=str(error))  # noqa: TRY400 - the hint is the whole story
+                except asyncio.CancelledError:
+                    # How an attempt ended is written all the same. A plain function cannot be broken off: its thread goes on, and
+                    # nobody else should begin with the event meanwhile, so the lease of our own handlers is left to run out.
+                    if attempt is None and self.hook.kind != "python":
+                        await self._desk.give_back(leased, begun=True)
+                    raise
         return True
 
     async def next_due(self) -> float | None:

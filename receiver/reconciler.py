@@ -6,8 +6,10 @@ done so far is in the database whenever it stops, so another one, anywhere, can 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -107,10 +109,24 @@ class Reconciler:
         self._retrying = retrying
 
     async def run_once(self) -> bool:
-        """Claim the job longest due and give it its turn; False if none is due."""
-        job = await self._database.write(lambda tx: jobs.claim(tx, owner=self._owner, lease=LEASE))
-        if job is None:
-            return False
+        """Claim the job longest due and give it its turn; False if none is due. Broken off, it gives the job back."""
+        claiming = asyncio.ensure_future(self._database.write(lambda tx: jobs.claim(tx, owner=self._owner, lease=LEASE)))
+        try:
+            # Shielded: a claim that is under way as we are broken off may still come through, and must not be left to run out.
+            job = await asyncio.shield(claiming)
+            if job is None:
+                return False
+            await self._turn(job)
+        except asyncio.CancelledError:
+            await self._give_back(claiming)
+            raise
+        return True
+
+    async def next_due(self) -> float | None:
+        """Seconds until there is something to do; None: not until a cue comes."""
+        return await self._database.read(jobs.next_due)
+
+    async def _turn(self, job: jobs.Job) -> None:
         with (
             structlog.contextvars.bound_contextvars(job=job.id),
             tracing.span("reconcile", job.id, because=job.cued_by or "poll"),
@@ -123,11 +139,12 @@ class Reconciler:
             except StoreError as error:
                 # The lease runs out by itself, and the job is claimed again then.
                 log.error("store_failed", hint=str(error))  # noqa: TRY400 - the hint is the whole story
-        return True
 
-    async def next_due(self) -> float | None:
-        """Seconds until there is something to do; None: not until a cue comes."""
-        return await self._database.read(jobs.next_due)
+    async def _give_back(self, claiming: asyncio.Future[jobs.Job | None]) -> None:
+        with suppress(StoreError, LeaseLostError):
+            job = await claiming
+            if job is not None:
+                await self._database.write(lambda tx: jobs.give_back(tx, job))
 
     async def _hold(self, job: jobs.Job) -> None:
         await self._database.write(lambda tx: jobs.hold(tx, job, lease=LEASE))

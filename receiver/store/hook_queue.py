@@ -186,9 +186,10 @@ def check(tx: Transaction, delivery: HookDelivery) -> None:
     _guarded(tx, delivery, {"fence": delivery.fence})
 
 
-def release(tx: Transaction, delivery: HookDelivery) -> None:
-    """Give it back untried. Raises `LeaseLostError`."""
-    _guarded(tx, delivery, {"lease_owner": None, "lease_until": None})
+def release(tx: Transaction, delivery: HookDelivery, *, begun: bool = False) -> None:
+    """Give it back: untried, and due as it was; or `begun` and broken off, behind all that is due by now. Raises `LeaseLostError`."""
+    values: dict[str, Any] = {"lease_owner": None, "lease_until": None}
+    _guarded(tx, delivery, values | {"due_at": tx.now} if begun else values)
 
 
 def _guarded(tx: Transaction, delivery: HookDelivery, values: Mapping[str, Any]) -> None:

@@ -263,6 +263,16 @@ def save(tx: Transaction, job: Job, **changes: Any) -> None:
     _guarded(tx, job, changes)
 
 
+def give_back(tx: Transaction, job: Job) -> None:
+    """Let go of what was broken off, due as it was: whoever comes next goes on from there, at once. Raises `LeaseLostError`.
+
+    If nothing came of it, it stands behind all that is due by now: one whose answers take longer than a pass would be broken off in
+    each of them, and keep everything else from its turn.
+    """
+    moved = jobs.c.requests != job.requests
+    _guarded(tx, job, {"lease_owner": None, "lease_until": None, "due_at": case((moved, jobs.c.due_at), else_=tx.now)})
+
+
 def finish(tx: Transaction, job: Job, *, due_at: float | None, keep_cue: bool = False, **changes: Any) -> None:
     """Write `changes`, give the lease back, and have the job looked at again at `due_at`. Raises `LeaseLostError`.
 

@@ -100,12 +100,43 @@ def test_two_claimers_never_get_the_same_job(store: Store) -> None:
     assert Counter(taken) == Counter(f"job_{n}" for n in range(40))
 
 
+# Giving back.
+
+
+def test_what_is_given_back_can_be_claimed_at_once_with_its_cue(store: Store) -> None:
+    """Nothing of it is answered, so it is claimed as it was before."""
+    store.arrive(arrival(job="job_1"))
+    store.write(jobs.give_back, claimed(store, owner="a"))
+    assert store.read(jobs.next_due) == 0
+    again = claimed(store, owner="b")
+    assert (again.lease_owner, again.cued_by, again.fence) == ("b", "webhook", 2)
+
+
+def test_what_got_on_keeps_its_place_and_what_did_not_goes_behind_the_rest(store: Store) -> None:
+    """Else one whose answers take longer than a pass would keep all others from their turn, in each of them."""
+    tracked(store, "slow")
+    store.advance(1)
+    tracked(store, "other")
+    store.advance(1)
+    slow = claimed(store)
+    store.write(jobs.give_back, slow)
+    assert (slow.id, claimed(store).id) == ("slow", "other")
+    slow = claimed(store)
+    store.advance(1)
+    tracked(store, "third")
+    store.advance(1)
+    store.write(jobs.save, slow, requests=slow.requests + 1)
+    store.write(jobs.give_back, slow)
+    assert claimed(store).id == "slow"
+
+
 # Fencing.
 
 WRITES: dict[str, Callable[[Transaction, jobs.Job], None]] = {
     "hold": lambda tx, job: jobs.hold(tx, job, lease=60),
     "save": lambda tx, job: jobs.save(tx, job, trouble="written by a stale worker"),
     "finish": lambda tx, job: jobs.finish(tx, job, due_at=tx.now + 1, trouble="written by a stale worker"),
+    "give back": jobs.give_back,
 }
 
 
