@@ -11,6 +11,9 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 TYPE: Final = "{type}"
 """In a subject or a routing key: the event's type, such as `job.completed`."""
 _SUBJECT = re.compile(r"[^\s.*>]+(\.[^\s.*>]+)*")
+_TOPIC = re.compile(r"([A-Za-z0-9._-]|\{type\}){1,200}")
+_SASL: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_TLS: Final = {"rediss", "amqps", "kafka+ssl"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,20 @@ class Amqp:
         return f"{'amqps' if self.server.tls else 'amqp'}://{self.server}/{self.vhost.removeprefix('/')}?{where}"
 
 
-Address: TypeAlias = Nats | Redis | Amqp
+@dataclass(frozen=True, slots=True)
+class Kafka:
+    """`kafka://host:9092/topic`; `kafka+ssl` by TLS. Whoever has a user and a password there says so by SASL."""
+
+    server: Server
+    topic: str
+    sasl: str
+    """By which mechanism."""
+
+    def __str__(self) -> str:
+        return f"{'kafka+ssl' if self.server.tls else 'kafka'}://{self.server}/{self.topic}"
+
+
+Address: TypeAlias = Nats | Redis | Amqp | Kafka
 
 
 def broker(url: str) -> Address | None:
@@ -87,7 +103,7 @@ def broker(url: str) -> Address | None:
         well_formed = url.isprintable() and parts.hostname and port > 0 and not parts.fragment and len(options) == len(given)
         if not well_formed or not options.keys() <= allowed:
             raise ValueError
-        server = Server(str(parts.hostname), port, _plain(parts.username), _plain(parts.password), scheme in {"rediss", "amqps"})
+        server = Server(str(parts.hostname), port, _plain(parts.username), _plain(parts.password), scheme in _TLS)
         return read(server, parts, options)
     except ValueError:
         raise ValueError(f"must be like {form}") from None
@@ -127,13 +143,26 @@ def _amqp(server: Server, parts: SplitResult, options: dict[str, str]) -> Amqp:
     return Amqp(server, vhost, exchange, key)
 
 
+def _kafka(server: Server, parts: SplitResult, options: dict[str, str]) -> Kafka:
+    topic = unquote(parts.path[1:], errors="strict")
+    sasl = options.get("sasl", _SASL[0])
+    if not _TOPIC.fullmatch(topic) or topic in {".", ".."} or sasl not in _SASL:
+        raise ValueError
+    if (server.user is None) != (server.password is None) or ("sasl" in options and server.user is None):
+        raise ValueError
+    return Kafka(server, topic, sasl)
+
+
 _NATS = "nats://host:4222/subject, with ?stream=NAME if you like"
 _REDIS = "redis://host:6379/0?stream=NAME, with &maxlen=NUMBER if you like (rediss:// for TLS)"
 _AMQP = "amqp://host:5672/vhost?queue=NAME or ?exchange=NAME&routing_key=KEY (amqps:// for TLS)"
+_KAFKA = "kafka://host:9092/topic (kafka+ssl:// for TLS), with user:password@ and ?sasl=SCRAM-SHA-512 if it needs them"
 _READ: Final[dict[str, tuple[str, int, set[str], Callable[[Server, SplitResult, dict[str, str]], Address]]]] = {
     "nats": (_NATS, 4222, {"stream"}, _nats),
     "redis": (_REDIS, 6379, {"stream", "maxlen"}, _redis),
     "rediss": (_REDIS, 6379, {"stream", "maxlen"}, _redis),
     "amqp": (_AMQP, 5672, {"queue", "exchange", "routing_key"}, _amqp),
     "amqps": (_AMQP, 5671, {"queue", "exchange", "routing_key"}, _amqp),
+    "kafka": (_KAFKA, 9092, {"sasl"}, _kafka),
+    "kafka+ssl": (_KAFKA, 9093, {"sasl"}, _kafka),
 }

@@ -44,7 +44,7 @@ def configure(style: Literal["console", "json"] | None, *, level: int = logging.
     # It warns of each malformed request: anybody could fill a disk with that.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     # They tell of each failed connection, which is told with the attempt it belongs to.
-    for client in ("aiormq", "aio_pika", "nats"):
+    for client in ("aiormq", "aio_pika", "confluent_kafka", "nats"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 

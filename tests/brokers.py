@@ -5,12 +5,14 @@ Where a program is not installed its tests are skipped; where it is, they run, a
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import aio_pika
+import confluent_kafka
 import nats
 import pytest
 import redis.asyncio
@@ -52,6 +55,8 @@ class Broker(ABC):
     """A broker's process. As a context manager it is killed at the end."""
 
     program: ClassVar[str]
+    patience: ClassVar[float] = 0.5
+    """Seconds in which it takes an event even as the first one."""
 
     def __init__(self, folder: Path, *more: str) -> None:
         """`more`: arguments for the program."""
@@ -282,5 +287,77 @@ class RabbitMQ(Broker):
             return found
 
 
-BROKERS: tuple[Any, ...] = (Nats, Redis, pytest.param(RabbitMQ, marks=pytest.mark.slow))
-"""For `parametrize`. RabbitMQ takes some seconds to start."""
+class Kafka(Broker):
+    """librdkafka's. Its log is in memory, so it is read before it is lost."""
+
+    program = sys.executable
+    patience = 1.0  # the client asks for its producer's id half a second after it began
+    full: ClassVar[dict[str, Any]] = {"refuse": 44}
+    """A policy of the topic's."""
+
+    def __init__(self, folder: Path, *more: str) -> None:
+        super().__init__(folder, *more)
+        self._lost: list[Got] = []
+        self._last: list[Got] = []
+        self._stopped = False
+
+    def arguments(self) -> list[str]:
+        (self.folder / "control").unlink(missing_ok=True)
+        return [str(Path(__file__).with_name("kafka_broker.py")), str(self.port), "control"]
+
+    @property
+    def url(self) -> str:
+        return f"kafka://{self.server}/{NAME}"
+
+    def start(self) -> None:
+        super().start()
+        self._stopped = False
+
+    def _answers(self) -> bool:
+        try:
+            self.tell(f"create {NAME}")
+        except OSError:
+            return False
+        return True
+
+    def signal(self, number: int) -> None:
+        if number != signal.SIGCONT and not self._stopped and not self.more:
+            self._last = self._held()
+        self._stopped = number == signal.SIGSTOP
+        super().signal(number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            super().kill()
+            self._lost += self._last
+
+    def tell(self, command: str) -> None:
+        """See `kafka_broker.py`."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.connect(str(self.folder / "control"))
+            line.sendall(f"{command}\n".encode())
+            assert line.recv(100) == b"done\n"
+
+    async def prepare(self, **limits: Any) -> None:
+        self._lost.clear()
+        self.tell(f"refuse 0 {limits.get('refuse', 0)}")
+        self.tell(f"create {NAME}")
+
+    async def messages(self) -> list[Got]:
+        return self._lost + await asyncio.to_thread(self._held)
+
+    def _held(self) -> list[Got]:
+        place = confluent_kafka.TopicPartition(NAME, 0, 0)
+        consumer = confluent_kafka.Consumer({"bootstrap.servers": self.server, "group.id": "tests", "log_level": 0})
+        try:
+            _, end = consumer.get_watermark_offsets(place, timeout=20)
+            consumer.assign([place])
+            found = consumer.consume(end, timeout=20) if end else []
+        finally:
+            consumer.close()
+        assert len(found) == end
+        return [Got({name: value.decode() for name, value in each.headers()}, each.value(), each) for each in found]
+
+
+BROKERS: tuple[Any, ...] = (Nats, Redis, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (Kafka, RabbitMQ)))
+"""For `parametrize`. RabbitMQ takes some seconds to start, Kafka's client to see that a broker is away."""

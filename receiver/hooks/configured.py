@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from receiver.broker_urls import Address, Amqp, Nats, broker
+from receiver.broker_urls import Address, Amqp, Kafka, Nats, Redis, broker
 from receiver.clock import Clock
 from receiver.core.addresses import AllowList, why_not
 from receiver.errors import SettingsError
@@ -48,21 +48,27 @@ def _may_lead_to(host: str, allowed: AllowList) -> bool:
 
 def _broker(name: str, address: Address, timeout: float, clock: Clock) -> Target:
     """Each client is an extra, imported where somebody has such a hook."""
-    extra = "nats" if isinstance(address, Nats) else "rabbitmq" if isinstance(address, Amqp) else "redis"
+    extras = {Nats: "nats", Redis: "redis", Amqp: "rabbitmq", Kafka: "kafka"}
     try:
-        if isinstance(address, Nats):
-            from receiver.hooks.brokers.nats import NatsTarget  # noqa: PLC0415
+        match address:
+            case Nats():
+                from receiver.hooks.brokers.nats import NatsTarget  # noqa: PLC0415
 
-            return NatsTarget(address, timeout=timeout, clock=clock)
-        if isinstance(address, Amqp):
-            from receiver.hooks.brokers.rabbitmq import RabbitTarget  # noqa: PLC0415
+                return NatsTarget(address, timeout=timeout, clock=clock)
+            case Redis():
+                from receiver.hooks.brokers.redis import RedisTarget  # noqa: PLC0415
 
-            return RabbitTarget(address, timeout=timeout, clock=clock)
-        from receiver.hooks.brokers.redis import RedisTarget  # noqa: PLC0415
+                return RedisTarget(address, timeout=timeout, clock=clock)
+            case Amqp():
+                from receiver.hooks.brokers.rabbitmq import RabbitTarget  # noqa: PLC0415
 
-        return RedisTarget(address, timeout=timeout, clock=clock)
+                return RabbitTarget(address, timeout=timeout, clock=clock)
+            case Kafka():
+                from receiver.hooks.brokers.kafka import KafkaTarget  # noqa: PLC0415
+
+                return KafkaTarget(address, timeout=timeout, clock=clock)
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"RECEIVER_HOOKS: {name} leads to {address}, whose client is not installed ({error.name}): "
-            f"pip install 'reader-receiver[{extra}]'"
+            f"pip install 'reader-receiver[{extras[type(address)]}]'"
         ) from error

@@ -12,13 +12,13 @@ import pytest
 from system_kit import Served, delivery, knowing, start_job, until
 
 from receiver.sandbox import BackgroundSandbox
-from tests.brokers import Broker, Nats, RabbitMQ, Redis
+from tests.brokers import Broker, Kafka, Nats, RabbitMQ, Redis
 
 QUICK: dict[str, Any] = {"seed": 1, "job_seconds": 0.1, "queue_seconds": 0.05}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Nats, Redis, RabbitMQ], ids=lambda kind: str(kind.__name__))
+@pytest.mark.parametrize("kind", [Nats, Redis, RabbitMQ, Kafka], ids=lambda kind: str(kind.__name__))
 def test_events_reach_a_broker_that_hung_and_was_killed_under_the_id_they_have(kind: type[Broker], tmp_path: Path) -> None:
     """One arrives; of the next an attempt fails at a broker that hangs; it is killed, comes back, and has it."""
     with kind(tmp_path / "broker") as broker, BackgroundSandbox(**QUICK) as reader:

@@ -23,13 +23,14 @@ from receiver.errors import HookError, SettingsError
 from receiver.hooks.configured import configured
 from receiver.hooks.target import Answer, Delivery, Target
 from receiver.settings import HookSettings
-from tests.brokers import BROKERS, NAME, Broker, Nats, RabbitMQ, Redis, free_port
+from tests.brokers import BROKERS, NAME, Broker, Kafka, Nats, RabbitMQ, Redis, free_port
 from tests.clock import FakeClock
 
 pytestmark = pytest.mark.anyio
 
 PAYLOAD = json.dumps(
-    {"type": "job.completed", "timestamp": "2024-04-05T00:00:00.000Z", "data": {"note": "żółw — 亀"}}, ensure_ascii=False
+    {"type": "job.completed", "timestamp": "2024-04-05T00:00:00.000Z", "data": {"job": {"id": "job_1"}, "note": "żółw — 亀"}},
+    ensure_ascii=False,
 )
 NOBODY = "127.0.0.1:1"
 
@@ -102,12 +103,14 @@ async def test_when_it_was_killed_and_is_back_the_next_attempt_arrives(broker: B
 
 
 async def test_one_that_hangs_is_given_up_at_the_timeout_and_used_again_when_it_goes_on(broker: Broker) -> None:
-    async with target(broker.url, timeout=0.5) as there, target(broker.url) as patient:
+    seconds = broker.patience
+    unacknowledged = f"no acknowledgement from {broker.server} within {seconds:g} s"
+    async with target(broker.url, timeout=seconds) as there, target(broker.url) as patient:
         await there.deliver(delivery("evt_1"))
         broker.signal(signal.SIGSTOP)
-        assert await failure(there, "evt_2") == f"no acknowledgement from {broker.server} within 0.5 s"
-        async with target(broker.url, timeout=0.5) as fresh:
-            assert await failure(fresh, "evt_2") == f"no acknowledgement from {broker.server} within 0.5 s"
+        assert await failure(there, "evt_2") == unacknowledged
+        async with target(broker.url, timeout=seconds) as fresh:
+            assert await failure(fresh, "evt_2") == unacknowledged
         broker.signal(signal.SIGCONT)
         await patient.deliver(delivery("evt_3"))
         assert await there.deliver(delivery("evt_4")) == Answer()
@@ -145,16 +148,24 @@ async def test_what_it_refuses_is_not_delivered(broker: Broker) -> None:
     """It has no room for a second one."""
     await broker.prepare(**broker.full)  # type: ignore[attr-defined]
     async with target(broker.url) as there:
-        if not isinstance(broker, Redis):
+        if not isinstance(broker, Redis | Kafka):
             await there.deliver(delivery("evt_1"))
         error = await failure(there, "evt_2")
-        assert any(reason in error for reason in ("maximum messages exceeded", "maxmemory", "a queue may be full")), error
+        assert any(
+            reason in error for reason in ("maximum messages exceeded", "maxmemory", "a queue may be full", "Policy violation")
+        ), error
         await broker.prepare()
         await there.deliver(delivery("evt_2"))
 
 
 @pytest.mark.parametrize(
-    "url", [f"nats://{NOBODY}/x", f"redis://:hidden@{NOBODY}/0?stream=x", f"amqp://u:hidden@{NOBODY}/?queue=x"]
+    "url",
+    [
+        f"nats://{NOBODY}/x",
+        f"redis://:hidden@{NOBODY}/0?stream=x",
+        f"amqp://u:hidden@{NOBODY}/?queue=x",
+        f"kafka://u:hidden@{NOBODY}/x",
+    ],
 )
 async def test_where_nobody_listens_the_place_is_named_and_no_password(url: str) -> None:
     async with target(url) as there:
@@ -169,13 +180,14 @@ async def test_where_nobody_listens_the_place_is_named_and_no_password(url: str)
         ("nats://a/x", "nats", "nats"),
         ("redis://a?stream=x", "redis.asyncio", "redis"),
         ("amqp://a/?queue=x", "aio_pika", "rabbitmq"),
+        ("kafka://a/x", "confluent_kafka", "kafka"),
     ],
 )
 def test_without_its_client_the_start_says_what_to_install(
     url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    for module in ("nats", "redis", "rabbitmq"):
+    for module in ("nats", "redis", "rabbitmq", "kafka"):
         monkeypatch.delitem(sys.modules, f"receiver.hooks.brokers.{module}", raising=False)
     with pytest.raises(SettingsError, match="RECEIVER_HOOKS: there leads to ") as caught:
         target(url)
@@ -336,6 +348,58 @@ async def test_a_key_that_is_no_stream_and_a_password_that_is_wrong_are_told(red
                 await there.deliver(delivery())
             else:
                 assert "invalid username-password pair" in await failure(there)
+
+
+# Kafka
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    with Kafka(tmp_path_factory.mktemp("kafka")) as server:
+        yield server
+
+
+async def test_the_key_is_the_job_so_that_its_events_stay_in_order(kafka: Kafka) -> None:
+    await kafka.prepare()
+    async with target(kafka.url) as there:
+        await there.deliver(delivery())
+    (got,) = await kafka.messages()
+    assert got.native.key() == b"job_1"
+
+
+async def test_the_topic_may_tell_the_events_type_and_is_missed(kafka: Kafka) -> None:
+    await kafka.prepare()
+    async with target(f"kafka://{kafka.server}/ends-{{type}}", timeout=1) as there:
+        kafka.tell("missing ends-job.completed")
+        assert await failure(there) == f"{kafka.server}: there is no topic 'ends-job.completed': create it"
+        kafka.tell("create ends-job.completed")
+        await there.deliver(delivery())
+
+
+async def test_after_a_fatal_error_the_next_attempt_has_another_producer(kafka: Kafka) -> None:
+    """A user who may not write idempotently, until he may."""
+    await kafka.prepare()
+    init_producer_id, not_authorized = 22, 31
+    async with target(kafka.url) as there:
+        kafka.tell(f"refuse {init_producer_id} {not_authorized}")
+        assert "authorization failed" in (await failure(there)).lower()
+        kafka.tell(f"refuse {init_producer_id} 0")
+        await there.deliver(delivery())
+    assert [got.id for got in await kafka.messages()] == ["evt_1"]
+
+
+async def test_kafka_is_logged_in_to_by_the_password_of_the_url(tmp_path: Path) -> None:
+    with Kafka(tmp_path, "--sasl", "we", "p@ss") as server:
+        async with target(f"kafka://we:p%40ss@{server.server}/{NAME}") as there:
+            await there.deliver(delivery())
+        async with target(f"kafka://we:no@{server.server}/{NAME}") as there:
+            assert "Authentication failed" in await failure(there)
+
+
+async def test_kafka_ssl_is_kafka_over_tls(certificate: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, key = certificate
+    with Kafka(tmp_path, "--tls", file, key) as server:
+        await only_trusted(f"kafka+ssl://{server.server}/{NAME}", None, file, monkeypatch)
 
 
 # RabbitMQ

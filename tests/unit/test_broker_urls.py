@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.broker_urls import Address, Amqp, Nats, Redis, Server, broker
+from receiver.broker_urls import Address, Amqp, Kafka, Nats, Redis, Server, broker
 
 
 def at(port: int, host: str = "h", user: str | None = None, password: str | None = None, *, tls: bool = False) -> Server:
@@ -27,6 +27,12 @@ def at(port: int, host: str = "h", user: str | None = None, password: str | None
         (
             "amqps://u:p@h/v?exchange=x&routing_key=a.{type}",
             Amqp(at(5671, user="u", password="p", tls=True), "v", "x", "a.{type}"),
+        ),
+        ("kafka://h/reader.ends", Kafka(at(9092), "reader.ends", "PLAIN")),
+        ("kafka+ssl://h/{type}", Kafka(at(9093, tls=True), "{type}", "PLAIN")),
+        (
+            "kafka+ssl://u:p%40ss@h:1/x-{type}?sasl=SCRAM-SHA-256",
+            Kafka(at(1, user="u", password="p@ss", tls=True), "x-{type}", "SCRAM-SHA-256"),
         ),
         ("https://h/x", None),
         ("nonsense", None),
@@ -67,6 +73,13 @@ def test_a_url_leads_to_a_place_in_a_broker(url: str, address: Address | None) -
         "amqp://h/?exchange=" + "x" * 300,
         "amqp://h/%ff?queue=q",
         "amqp://h/?queue",
+        "kafka://h",
+        "kafka://h/..",
+        "kafka://h/a/b",
+        "kafka://h/" + "x" * 300,
+        "kafka://u@h/x",
+        "kafka://h/x?sasl=PLAIN",
+        "kafka://u:p@h/x?sasl=GSSAPI",
     ],
 )
 def test_another_is_refused_with_the_form_it_must_have(url: str) -> None:
@@ -77,7 +90,13 @@ def test_another_is_refused_with_the_form_it_must_have(url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["nats://u:hidden@h/x", "redis://u:hidden@h/0?stream=s", "amqps://u:hidden@h/v?exchange=x", "amqp://hidden@[::1]/?queue=q"],
+    [
+        "nats://u:hidden@h/x",
+        "redis://u:hidden@h/0?stream=s",
+        "amqps://u:hidden@h/v?exchange=x",
+        "amqp://hidden@[::1]/?queue=q",
+        "kafka+ssl://u:hidden@h/x",
+    ],
 )
 def test_as_text_it_has_no_secret_in_it_and_means_the_same_place(url: str) -> None:
     address = broker(url)

@@ -21,6 +21,7 @@ class Message:
 
     id: str
     type: str
+    job: str
     sent_at: int
     """Unix seconds, of this attempt."""
     body: bytes
@@ -37,7 +38,7 @@ class Message:
         }
 
     def fill(self, pattern: str) -> str:
-        """A subject or a key with this event's type put in."""
+        """A subject, a key or a topic with this event's type put in."""
         return pattern.replace(TYPE, self.type)
 
 
@@ -70,8 +71,9 @@ class BrokerTarget(ABC):
 
     async def deliver(self, delivery: Delivery) -> Answer:
         """Publish it, and wait for the acknowledgement. See `Target`."""
-        event_type = json.loads(delivery.payload)["type"]
-        message = Message(delivery.event_id, event_type, int(self._clock.wall()), delivery.payload.encode())
+        event = json.loads(delivery.payload)
+        job = event["data"]["job"]["id"]
+        message = Message(delivery.event_id, event["type"], job, int(self._clock.wall()), delivery.payload.encode())
         try:
             async with asyncio.timeout(self.timeout):
                 await self.publish(message)
