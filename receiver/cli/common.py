@@ -103,7 +103,7 @@ async def ask(settings: Settings, url: str, path: str, body: dict[str, Any], *, 
 
 def emit(value: Any) -> None:
     """Print JSON, on one line."""
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value, ensure_ascii=False), flush=True)  # who reads a pipe has it at once
 
 
 def bar(*, quiet: bool) -> Progress:

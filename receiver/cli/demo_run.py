@@ -8,7 +8,7 @@ import json
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,14 @@ class Report:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where what was run can be looked at while it is kept: the receiver's address, and its database's URL."""
+
+    url: str
+    database: str
+
+
 class Onlooker(Protocol):
     """Is told what happens while it happens."""
 
@@ -98,8 +106,14 @@ class Onlooker(Protocol):
         ...
 
 
-async def run(plan: Plan, onlooker: Onlooker) -> Report:
-    """Run it to the end. Raises `ReceiverError` if it does not end within ten minutes."""
+Stay = Callable[[Report, Place], Awaitable[None]]
+
+
+async def run(plan: Plan, onlooker: Onlooker, *, stay: Stay | None = None) -> Report:
+    """Run it to the end, and keep everything running for as long as `stay` lasts.
+
+    Raises `ReceiverError` if it does not end within ten minutes.
+    """
     clock = SystemClock()
     began = clock.monotonic()
     with tempfile.TemporaryDirectory(prefix="receiver-demo-") as folder:
@@ -111,19 +125,25 @@ async def run(plan: Plan, onlooker: Onlooker) -> Report:
             receiver = _receiver(reader, url, Path(folder))
             events: Counter[str] = Counter()
 
-            @receiver.on("job.completed", "job.failed", "job.cancelled")
-            async def count(event: Event, results: Results) -> None:
+            @receiver.on("job.completed", "job.failed", "job.cancelled", name="demo")
+            async def demo(event: Event, results: Results) -> None:
                 async for _ in results:
                     pass
                 events[event.job_id] += 1
 
             async with receiver.running() as runtime, _served(receiver, listening):
+                if runtime.database.lock is not None:
+                    runtime.database.lock.announce(url)  # commands that change something come here
                 try:
                     async with asyncio.timeout(_WITHIN):
                         forged, refused = await _live(plan, receiver, runtime, reader, url, events, onlooker)
                 except TimeoutError:
                     raise ReceiverError(f"the demo did not end within {_WITHIN:g} s: is this machine very busy?") from None
-                return await _account(plan, runtime, reader, events, forged, refused, clock.monotonic() - began)
+                report = await _account(plan, runtime, reader, events, forged, refused, clock.monotonic() - began)
+                if stay is not None:
+                    await stay(report, Place(url, receiver.settings.receiver_database_url))
+                runtime.stopping.set()  # browsers that follow a page let go, so that the server can end
+                return report
 
 
 def conditions(plan: Plan) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from receiver.cli.demo_run import Plan, Report
+from receiver.cli.demo_run import Place, Plan, Report
 from receiver.sandbox import Happening
 from receiver.views import JobView
 
@@ -43,6 +43,10 @@ class Show:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the bars away, to say something else."""
         if self._on:
             self._live.stop()
 
@@ -89,8 +93,8 @@ def _stored(job: JobView) -> str:
     return "[yellow]reading[/]" if job.state == "hydrating" else _NOTHING
 
 
-def ledger(report: Report, console: Console) -> None:
-    """What was sent, lost, duplicated, refused, recovered; what it cost."""
+def ledger(report: Report, console: Console, *, last: bool = True) -> None:
+    """What was sent, lost, duplicated, refused, recovered; what it cost. `last`: nothing comes after it but what to do next."""
     w, r, plan = report.webhooks, report.requests, report.plan
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(justify="right", style="bold")
@@ -123,8 +127,20 @@ def ledger(report: Report, console: Console) -> None:
             expand=False,
         )
     )
-    if report.ok:
+    if report.ok and last:
         console.print(
             "Next: [bold]receiver serve[/] with READER_WEBHOOK_SECRET and READER_API_KEY set; the README tells the rest.",
             highlight=False,
         )
+
+
+def kept(place: Place, console: Console) -> None:
+    """Where to look at it, and what else to try."""
+    lines = (
+        f"[bold]Dashboard[/]  [bold cyan]{place.url}/dashboard[/]  (Ctrl+C ends it, and takes everything away)",
+        "[bold]Commands[/]   from another shell, after this:",
+        f"           export RECEIVER_DATABASE_URL={place.database}",
+        "           receiver jobs, receiver job JOB_ID, receiver submit https://example.com/1 --watch, …",
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from sqlalchemy import select, text, tuple_
 
 from receiver.core.lifecycle import State
 from receiver.store.jobs import Job
-from receiver.store.tables import jobs, outcomes, results
+from receiver.store.tables import MISSED, jobs, outcomes, results
 from receiver.store.transaction import Transaction
 
 PAGE = 25
@@ -20,11 +20,12 @@ _JOBS_SEARCHED, _RESULTS_SEARCHED = 200, 20_000
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A job in a list. `failed_urls` and `results` are of its settled generation."""
+    """A job in a list. The rest is of its settled generation; `after_end`: seconds from its end at Reader to our noticing it."""
 
     job: Job
     results: int
     failed_urls: int
+    after_end: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,11 @@ class Jobs:
 
 
 def page(tx: Transaction, *, which: str | None = None, after: tuple[float, str] | None = None) -> Jobs:
-    """Newest first. `which`: Reader's status, or our state."""
+    """Newest first. `which`: Reader's status, our state, or `missed`: no webhook has told of its end."""
     chosen = select(jobs).order_by(jobs.c.tracked_at.desc(), jobs.c.id.desc()).limit(PAGE + 1)
-    if which in {State.WATCHING, State.HYDRATING, State.PARKED}:
+    if which == "missed":
+        chosen = chosen.where(text(MISSED))
+    elif which in {State.WATCHING, State.HYDRATING, State.PARKED}:
         chosen = chosen.where(jobs.c.state == which)
     elif which is not None:
         chosen = chosen.where(jobs.c.status == which)
@@ -50,6 +53,12 @@ def page(tx: Transaction, *, which: str | None = None, after: tuple[float, str] 
     more = len(found) > PAGE
     shown = found[:PAGE]
     return Jobs(_listed(tx, shown), (shown[-1].tracked_at, shown[-1].id) if more else None)
+
+
+def ended(tx: Transaction, *, limit: int) -> list[Listed]:
+    """Those of the newest whose ends are stored."""
+    chosen = select(jobs).where(jobs.c.state == State.SETTLED).order_by(jobs.c.tracked_at.desc()).limit(limit)
+    return _listed(tx, [Job.of(row) for row in tx.execute(chosen)])
 
 
 def search(tx: Transaction, words: str) -> Jobs:
@@ -75,9 +84,17 @@ def _listed(tx: Transaction, found: Sequence[Job]) -> list[Listed]:
     o = outcomes.c
     # By the job alone: SQLite finds nothing by pairs, and a job has few generations.
     ids = [job.id for job in found if job.settled_generation]
-    chosen = select(o.job_id, o.generation, o.results, o.failed_urls).where(o.job_id.in_(ids))
-    ends = {(row.job_id, row.generation): (row.results, row.failed_urls) for row in (tx.execute(chosen) if ids else ())}
-    return [Listed(job, *ends.get((job.id, job.settled_generation), (0, 0))) for job in found]
+    chosen = select(o.job_id, o.generation, o.results, o.failed_urls, o.ended_at, o.noticed_at).where(o.job_id.in_(ids))
+    ends = {(row.job_id, row.generation): row for row in (tx.execute(chosen) if ids else ())}
+    listed = []
+    for job in found:
+        end = ends.get((job.id, job.settled_generation))
+        if end is None:
+            listed.append(Listed(job, 0, 0, None))
+        else:
+            after = None if end.ended_at is None else max(end.noticed_at - end.ended_at, 0.0)
+            listed.append(Listed(job, end.results, end.failed_urls, after))
+    return listed
 
 
 @dataclass(frozen=True, slots=True)

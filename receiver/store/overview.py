@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, FromClause, Select, TextClause, and_, func, select, text
 
 from receiver.core.lifecycle import State
-from receiver.store import budget, hours
+from receiver.store import budget, hours, lookup
 from receiver.store.hook_log import DeliveryRow, state_of
 from receiver.store.jobs import Job
 from receiver.store.tables import events, grants, hook_deliveries, hooks, jobs, pauses
@@ -18,6 +18,8 @@ from receiver.store.transaction import Transaction
 
 SHOWN = 12
 """Jobs in flight that are shown."""
+ENDED = 6
+"""Jobs that have ended that are shown."""
 MANY = 1000
 """Up to here is counted; beyond it is "more than"."""
 LISTED = 20
@@ -30,10 +32,14 @@ _GRACE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Webhooks:
-    """Of the last ends that webhooks tell of, how many there were and for how many none came."""
+    """Of the last ends that webhooks tell of, how many there were and for how many none came.
+
+    `open`: of these, those so new that it may be on its way.
+    """
 
     ends: int
     missed: int
+    open: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +75,15 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """`in_flight`: the newest. `counts`: jobs not settled, by state, up to `MANY`. `ended`, `deliveries`: by hour and label."""
+    """`in_flight`, `lately`: the newest that run, and that have ended. `counts`: jobs not settled, by state, up to `MANY`.
+
+    `ended`, `deliveries`: by hour and label.
+    """
 
     now: float
     empty: bool
     in_flight: Sequence[Job]
+    lately: Sequence[lookup.Listed]
     counts: Mapping[str, int]
     ended: Mapping[int, Mapping[str, int]]
     deliveries: Mapping[int, Mapping[str, int]]
@@ -92,6 +102,7 @@ def read(tx: Transaction, *, rpm: int | None, share: float) -> Overview:
         now=tx.now,
         empty=tx.execute(select(jobs.c.id).limit(1)).first() is None,
         in_flight=under_way(tx),
+        lately=lookup.ended(tx, limit=ENDED),
         counts=counts,
         ended=hours.since(tx, "ended", since),
         deliveries=hours.since(tx, "deliveries", since),
@@ -112,18 +123,18 @@ def under_way(tx: Transaction) -> list[Job]:
 
 def _webhooks(tx: Transaction) -> Webhooks:
     lately = (
-        select(jobs.c.told)
+        select(jobs.c.told, jobs.c.noticed_at)
         .where(
             jobs.c.noticed_at > tx.now - _LATELY,
-            jobs.c.noticed_at < tx.now - _GRACE,
             jobs.c.status != "cancelled",  # of that none tells
             text("source <> 'webhook'"),  # spelt out, as the index has it
         )
         .order_by(jobs.c.noticed_at.desc())
         .limit(_LAST)
     )
-    told = [row.told for row in tx.execute(lately)]
-    return Webhooks(len(told), sum(not each for each in told))
+    ends = tx.execute(lately).all()
+    missed = [row.noticed_at for row in ends if not row.told]
+    return Webhooks(len(ends), len(missed), sum(at > tx.now - _GRACE for at in missed))
 
 
 def _budget(tx: Transaction, rpm: int | None, share: float) -> Budget:

@@ -225,7 +225,7 @@ jobs = Table(
     Index(None, "status", "tracked_at"),
     # The schedule asks at every turn how the last ones ended that were known before.
     _where("noticed_at", only="noticed_at IS NOT NULL AND source <> 'webhook'"),
-    _where("state", "status", only=MISSED, name="ix_jobs_missed"),
+    _where("state", "tracked_at", only=MISSED, name="ix_jobs_missed"),
     **_churn(free=30),
 )
 

@@ -26,6 +26,7 @@ PAGES = (
     "",
     "/jobs",
     "/jobs?which=failed",
+    "/jobs?which=missed",
     "/jobs?after={middle}",
     "/jobs?q={job}",
     "/jobs/{job}",

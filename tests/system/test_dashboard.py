@@ -218,6 +218,17 @@ def test_viewers_are_told_of_changes_and_let_go_when_the_server_stops(
         assert list(lines)[-1:] in ([], [""])
 
 
+def test_an_end_that_no_webhook_told_of_is_seen_at_once(server: Served, reader: BackgroundSandbox) -> None:
+    job = settled(server, reader, 2)
+    with browser(server) as b:
+        until(lambda: "no webhook came" in b.text("/dashboard"))
+        overview = b.text("/dashboard")
+        assert re.search(r"of the last \d+ ends?</a> had none, and \w+ found all the same; for \d+ it may still come", overview)
+        assert re.search(r"2 results · end found by our own look within", " ".join(overview.split()))
+        assert f'href="/dashboard/jobs/{job}"' in b.text("/dashboard/jobs?which=missed")
+        assert "! none came" in b.text(f"/dashboard/jobs/{job}")
+
+
 def test_results_are_downloaded_in_each_format(server: Served, reader: BackgroundSandbox) -> None:
     job = settled(server, reader, 30)
     with browser(server) as b:

@@ -55,18 +55,19 @@ class Live:
         elif topic in self._versions:
             news.put_nowait(self._versions[topic])
         stopping = asyncio.create_task(until.wait())
+        getting = asyncio.create_task(news.get())
         try:
             yield b"retry: 3000\n\n"
             while not stopping.done():
-                getting = asyncio.create_task(news.get())
                 await asyncio.wait({getting, stopping}, timeout=_ALIVE_EVERY, return_when=asyncio.FIRST_COMPLETED)
                 if getting.done():
-                    yield f"event: version\ndata: {getting.result()}\n\n".encode()
+                    told, getting = getting.result(), asyncio.create_task(news.get())
+                    yield f"event: version\ndata: {told}\n\n".encode()
                 else:
-                    getting.cancel()
                     yield b": alive\n\n"
         finally:
             stopping.cancel()
+            getting.cancel()
             self._viewers[topic].discard(news)
             if not self._viewers[topic]:
                 del self._viewers[topic]

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 FILTERS: Final = {
     "": "All",
     "watching": "Under way",
-    "hydrating": "Reading results",
+    "hydrating": "Reading",
     "completed": "Completed",
     "failed": "Failed",
     "cancelled": "Cancelled",
     "parked": "Parked",
+    "missed": "No webhook",
 }
 _SHARED = 0.8
 """Seconds for which one reading of the overview serves all who ask for it."""
@@ -81,7 +82,8 @@ class Pages:
             seen = self._overview(tx)
             flight = _flight(seen.in_flight)
             fares = [replace(hook, overdue=0.0) for hook in seen.hooks]
-            return flight, seen.counts, seen.ended, seen.deliveries, seen.webhooks, seen.budget, fares
+            lately = [(each.job.id, each.job.status, each.job.told, each.results) for each in seen.lately]
+            return flight, lately, seen.counts, seen.ended, seen.deliveries, seen.webhooks, seen.budget, fares
         job = jobs.get(tx, which)
         if job is None:
             return None

@@ -49,6 +49,7 @@ class Templates:
             "ago": words.ago,
             "breakable": words.breakable,
             "counted": count,
+            "discoverer": words.discoverer,
             "done": words.done,
             "duration": duration,
             "left": words.left,

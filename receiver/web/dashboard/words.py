@@ -67,6 +67,11 @@ def sort(name: str) -> Standing:
     return _KINDS.get(name, Standing("off", "?", name))
 
 
+def discoverer(name: str) -> str:
+    """Who told us of a job's end."""
+    return {"webhook": "by its webhook", "poll": "by our own look", "stream": "by Reader's stream"}[name]
+
+
 def is_under_way(job: Job) -> bool:
     """Whether there is something to wait for."""
     return job.state in {State.WATCHING, State.HYDRATING} or job.held

@@ -268,7 +268,7 @@ def upgrade() -> None:
     _index("jobs", "state", "tracked_at")
     _index("jobs", "status", "tracked_at")
     _index("jobs", "noticed_at", only="noticed_at IS NOT NULL AND source <> 'webhook'")
-    _index("jobs", "state", "status", only="state = 'settled' AND status <> 'cancelled' AND NOT told", name="ix_jobs_missed")
+    _index("jobs", "state", "tracked_at", only="state = 'settled' AND status <> 'cancelled' AND NOT told", name="ix_jobs_missed")
     op.create_table(
         "audits",
         sa.Column("name", sa.Text(), nullable=False),
