@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import asdict
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import msgspec
 from starlette.applications import Starlette
@@ -134,6 +134,8 @@ class Receiver:
                 "track": _on_job(self.track),
                 "cancel": _on_job(self.cancel),
                 "retry": _on_job(self.retry),
+                "hooks": self._hooks_command,
+                "hook-deliveries": self._hook_deliveries_command,
                 "hook-pause": _on_hook(self.pause_hook),
                 "hook-resume": _on_hook(self.resume_hook),
                 "hook-test": _on_hook(self.test_hook),
@@ -386,12 +388,32 @@ class Receiver:
             raise UsageError(f"replay: {error}") from None
         return asdict(await self.replay(**msgspec.structs.asdict(chosen)))
 
+    async def _hooks_command(self, _: dict[str, Any]) -> Any:
+        return {"hooks": [asdict(row) for row in await hook_commands.listed(self._running.database)]}
+
+    async def _hook_deliveries_command(self, body: dict[str, Any]) -> Any:
+        try:
+            chosen = msgspec.convert({name: value for name, value in body.items() if value is not None}, _DeliveriesBody)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"hook-deliveries: {error}") from None
+        found = await hook_commands.deliveries(self._running.database, **msgspec.structs.asdict(chosen))
+        return {"deliveries": [asdict(each.delivery) | {"log": [asdict(row) for row in each.log]} for each in found]}
+
     async def _reprocess_command(self, _: dict[str, Any]) -> Any:
         return await self.reprocess()
 
     async def _submit_command(self, body: dict[str, Any]) -> Any:
         job = await self.submit(body.get("urls") or [], crawl=bool(body.get("crawl")), options=body.get("options"))
         return job.document
+
+
+class _DeliveriesBody(msgspec.Struct):
+    """Which deliveries may be asked for."""
+
+    hook: str | None = None
+    event: str | None = None
+    state: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
 
 
 class _ReplayBody(msgspec.Struct):

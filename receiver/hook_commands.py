@@ -1,4 +1,4 @@
-"""What people do about hooks: pause, resume and try one, and have events delivered once more."""
+"""What people do about hooks: see how they fare, pause, resume and try one, and have events delivered once more."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from receiver.clock import Clock
     from receiver.hooks.target import Hook
     from receiver.store.engine import Database
-    from receiver.store.hook_log import HookRow
+    from receiver.store.hook_log import AttemptRow, DeliveryRow, HookRow
     from receiver.store.replay import Part, Selection
     from receiver.store.transaction import Transaction
 
@@ -33,6 +33,14 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True)
+class Went:
+    """What became of an event for one hook, and each attempt at it, oldest first."""
+
+    delivery: DeliveryRow
+    log: list[AttemptRow]
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """What a hook made of a test event. `answer`: the beginning of what it said."""
 
@@ -42,6 +50,28 @@ class Trial:
     status: int | None
     error: str | None
     answer: str
+
+
+async def listed(database: Database) -> list[HookRow]:
+    """The hooks, and how they fare."""
+    return await database.read(hook_log.all_hooks)
+
+
+async def deliveries(
+    database: Database, *, hook: str | None = None, event: str | None = None, state: str | None = None, limit: int = 20
+) -> list[Went]:
+    """What went to hooks or waits for them, newest first. Raises `UsageError` for a hook or a state that does not exist."""
+    if state is not None and state not in hook_log.STATES:
+        raise UsageError(f"no delivery is {state!r}: they are {', '.join(hook_log.STATES)}")
+
+    def work(tx: Transaction) -> list[Went]:
+        if hook is not None and hook_log.find_hook(tx, hook) is None:
+            raise UnknownHookError.of(hook, [row.name for row in hook_log.all_hooks(tx)])
+        found = hook_log.deliveries(tx, hook=hook, event=event, state=state, limit=limit)
+        tried = hook_log.attempts(tx, found)
+        return [Went(row, tried[row.event_id, row.hook]) for row in found]
+
+    return await database.read(work)
 
 
 async def pause(database: Database, name: str) -> HookRow:

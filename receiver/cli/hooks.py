@@ -12,7 +12,7 @@ from rich.table import Table
 
 from receiver.cli.common import Json, ago, change, emit, iso, out, reading
 from receiver.clock import SystemClock
-from receiver.errors import UnknownHookError, UsageError
+from receiver.errors import UsageError
 from receiver.settings import span
 
 if TYPE_CHECKING:
@@ -100,20 +100,12 @@ def deliveries(
     as_json: Json = False,
 ) -> None:
     """List what went to hooks or waits for them, newest first: with --json, or of one --event, with each attempt."""
-    from receiver.store import hook_log
+    from receiver import hook_commands
 
-    if state is not None and state not in hook_log.STATES:
-        raise UsageError(f"no delivery is {state!r}: they are {', '.join(hook_log.STATES)}")
     with reading() as database:
-        if name is not None:
-            known = [row.name for row in database.read_now(hook_log.all_hooks)]
-            if name not in known and database.read_now(lambda tx: hook_log.find_hook(tx, name)) is None:
-                raise UnknownHookError.of(name, known)
-        found = database.read_now(lambda tx: hook_log.deliveries(tx, hook=name, event=event, state=state, limit=limit))
-        tried = database.read_now(lambda tx: hook_log.attempts(tx, found)) if as_json or event is not None else {}
+        found = asyncio.run(hook_commands.deliveries(database, hook=name, event=event, state=state, limit=limit))
     if as_json:
-        log = {key: [_attempt(row) for row in rows] for key, rows in tried.items()}
-        emit({"deliveries": [_delivery(row) | {"log": log[row.event_id, row.hook]} for row in found]})
+        emit({"deliveries": [_delivery(each.delivery) | {"log": [_attempt(row) for row in each.log]} for each in found]})
         return
     if not found:
         out.print("None.")
@@ -121,13 +113,13 @@ def deliveries(
     table = Table(box=None, header_style="bold")
     for column in ("event", "type", "job", "hook", "state", "attempts", "when", "said"):
         table.add_column(column, no_wrap=column in {"event", "job"})
-    for row in found:
+    for row in (each.delivery for each in found):
         when = ago(row.delivered_at or row.created_at)
         said = row.last_error or ("" if row.last_status is None else str(row.last_status))
         table.add_row(row.event_id, row.type, row.job_id, row.hook, _styled(row.state), str(row.attempts), when, said)
     out.print(table)
-    for row in found:
-        _print_attempts(row, tried.get((row.event_id, row.hook), []))
+    for each in found if event is not None else ():
+        _print_attempts(each.delivery, each.log)
 
 
 def _print_attempts(row: DeliveryRow, attempts: list[AttemptRow]) -> None:

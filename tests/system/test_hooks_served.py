@@ -198,7 +198,7 @@ def test_a_handler_that_hangs_and_then_fails_is_called_again(tmp_path: Path) -> 
 
 
 def test_hooks_are_where_somebody_looks(tmp_path: Path) -> None:
-    """The same over /internal, for a program: pause, resume, test, replay."""
+    """The same over /internal, for a program: list, deliveries, pause, resume, test, replay."""
     with downstream() as there, serving(tmp_path, [{"name": "hook", "url": there.url}]) as (server, reader):
 
         def ask(command: str, **body: Any) -> Any:
@@ -207,10 +207,17 @@ def test_hooks_are_where_somebody_looks(tmp_path: Path) -> None:
 
         end(server, reader)
         until(lambda: delivered(server, "hook"))
+        (went,) = ask("hook-deliveries", hook="hook", state="delivered")[1]["deliveries"]
+        assert [(each["number"], each["status"], each["answer"]) for each in went["log"]] == [(1, 200, "200: no room")]
+        assert ask("hook-deliveries", event=went["event_id"], limit=1)[1]["deliveries"] == [went]
+        assert ask("hook-deliveries", hook="hook", state="dead")[1]["deliveries"] == []
         assert ask("hook-pause", name="hook")[1]["state"] == "paused"
+        assert [(each["name"], each["state"]) for each in ask("hooks")[1]["hooks"]] == [("hook", "paused")]
         assert ask("replay", since=0.0) == (200, {"events": 1, "deliveries": 1, "hooks": {"hook": 1}})
         assert ask("hook-test", name="hook")[1]["ok"]
         assert ask("hook-resume", name="hook")[1]["state"] == "running"
         until(lambda: delivered(server, "hook"))
         assert len(there.got) == 3
+        wrong: list[dict[str, Any]] = [{"hook": "nobody"}, {"state": "lost"}, {"limit": 0}, {"limit": "all"}, {"event": 1}]
+        assert [ask("hook-deliveries", **body)[0] for body in wrong] == [400] * len(wrong)
         assert [ask("hook-pause", name="nobody")[0], ask("replay")[0], ask("replay", since="soon")[0]] == [400, 400, 400]
