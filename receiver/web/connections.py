@@ -4,6 +4,7 @@
   first request. With httptools, uvicorn shows the app an empty body then, and no genuine delivery would be.
 * A client that has sent its request and shut its side of the connection is answered; uvicorn hangs up on it.
 * A client that keeps us waiting for its request is hung up on; uvicorn waits for ever, unless the connection is idle after an answer.
+* An answer to who has left is dropped; with uvloop, uvicorn takes it for a defect of the app's, and logs a traceback.
 """
 
 from __future__ import annotations
@@ -12,6 +13,23 @@ import asyncio
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Leavable:
+    """A transport that drops what is written once it is closing, as asyncio's own do. uvloop's raise, until the protocol is told."""
+
+    __slots__ = ("_transport", "is_closing")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing():
+            self._transport.write(data)
 
 
 class HalfClosed:
@@ -42,10 +60,11 @@ class Bounded:
     flow: Any
     loop: asyncio.AbstractEventLoop
     server_state: Any
-    transport: asyncio.Transport
+    transport: asyncio.Transport | Leavable
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)  # type: ignore[misc]  # theirs, as in the methods below
+        self.transport = Leavable(transport)
         self._awaited_since = self.loop.time()
         self._timer = self.loop.call_later(self.patience, self._look)
 

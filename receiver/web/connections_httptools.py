@@ -162,7 +162,7 @@ class Exchange:
         if line is not None:
             _lines.info(line)
         protocol = self.protocol
-        if self.response_complete or self.disconnected or protocol.transport.is_closing():
+        if self.response_complete or self.disconnected:
             return
         self.response_started = self.response_complete = True
         closes = answer.closes or not self.keep_alive

@@ -25,7 +25,7 @@ SHOTS = Path(__file__).parents[2] / ".screenshots"
 SIZES = {"phone": (390, 844), "desktop": (1280, 800)}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it runs, no other test of this process can have an event loop
 def chromium() -> Iterator[Browser]:
     assert Path(CHROMIUM).exists(), "these tests need Chromium: apt-get install -y chromium"
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
