@@ -57,6 +57,8 @@ BROKEN = {
     "a job's number that is none": ("cloud-run", "cloud-run/migrate.yaml", "maxRetries", "maxRetries: 1", "maxRetries: once"),
     "a protocol that there is not": ("fly", "fly/fly.toml", "protocol", 'protocol = "tcp"', 'protocol = "http"'),
     "a strategy that there is not": ("fly", "fly/fly.toml", "strategy", 'strategy = "rolling"', 'strategy = "strolling"'),
+    "a cron's misspelt member": ("vercel", "vercel/vercel.json", "shedule", '"schedule"', '"shedule"'),
+    "a time that is no number": ("vercel", "vercel/vercel.json", "maxDuration", '"maxDuration": 60', '"maxDuration": "long"'),
     "a script with an unquoted list": ("scripts", "systemd/receiverctl", "SC2068", '"$@"', "$@"),
 }
 
@@ -69,7 +71,7 @@ def check(folder: Path, *targets: str) -> subprocess.CompletedProcess[str]:
 def test_a_broken_file_is_refused_by_name(name: str, tmp_path: Path) -> None:
     target, file, told, old, new = BROKEN[name]
     deploy = tmp_path / "deploy"
-    shutil.copytree(ROOT / "deploy", deploy, ignore=shutil.ignore_patterns("package"))
+    shutil.copytree(ROOT / "deploy", deploy, ignore=shutil.ignore_patterns("package", "project"))
     text = (deploy / file).read_text()
     assert old in text
     (deploy / file).write_text(text.replace(old, new))
