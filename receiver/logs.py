@@ -18,6 +18,7 @@ def configure(style: Literal["console", "json"] | None, *, level: int = logging.
     chosen = style or ("console" if sys.stderr.isatty() else "json")
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        _with_facts,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -48,7 +49,20 @@ def configure(style: Literal["console", "json"] | None, *, level: int = logging.
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-_STAMP = 2
+def identify(**facts: Any) -> None:
+    """Have every line of this process say so. Not by context variables: a connection's callbacks run in a context of their own."""
+    _facts.update(facts)
+
+
+_facts: dict[str, Any] = {}
+
+
+def _with_facts(_: Any, __: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    event.update(_facts)
+    return event
+
+
+_STAMP = 3
 """Where among the processors the one is that knows the time."""
 
 _encoder = msgspec.json.Encoder(enc_hook=repr)
@@ -88,6 +102,7 @@ class Lines:
             return
         stamp = processors[_STAMP](None, "", {})["timestamp"]
         for line in lines:
+            line.update(_facts)
             line["level"], line["timestamp"] = "info", stamp
         try:
             text = _encoder.encode_lines(lines).decode()

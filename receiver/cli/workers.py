@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from receiver.clock import Clock
+from receiver.logs import identify
 
 _ENDING: Final = {signal.SIGTERM, signal.SIGINT}
 _READY: Final = signal.SIGUSR1
@@ -100,7 +101,7 @@ class _Watch:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for all at once; ours comes from who watches
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         os.close(self._hold[1])
-        structlog.contextvars.bind_contextvars(worker=number)
+        identify(worker=number)
         return Worker(number, os.getppid(), self._hold[0])
 
     def _await(self) -> int | None:
