@@ -48,14 +48,19 @@ def doctor(as_json: Json = False) -> None:
 
 
 async def _look(settings: Settings) -> list[Line]:
-    """From near to far. What cannot be looked at because of what failed before it is left out."""
+    """From near to far, told in that order, but all looked at together: what is silent is waited for once.
+
+    What cannot be looked at because of what failed before it is left out.
+    """
     clock = SystemClock()
-    lines = list(setup.look(settings))
-    found, past = await database.look(settings, clock)
-    lines += found
-    far = await asyncio.gather(reader.alone(settings, clock, past), reached.look(settings, clock), hooks.look(settings, past))
-    for group in far:
-        lines += group
+    stored = asyncio.create_task(database.look(settings, clock))
+
+    async def known() -> database.Past | None:
+        return (await asyncio.shield(stored))[1]
+
+    far = await asyncio.gather(reader.look(settings, clock, known), reached.look(settings, clock), hooks.look(settings, known))
+    found, past = await stored
+    lines = [*setup.look(settings), *found, *(line for group in far for line in group)]
     if past is not None:
         lines += course.look(past)
     return lines

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -308,6 +310,25 @@ def test_hooks_that_cannot_be_reached_are_told(clinic: Clinic) -> None:
         assert hook.got == [], "nothing is sent"
         assert "a-path-nobody-should-know" not in report.done.out
         assert "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" not in report.done.out
+
+
+@pytest.mark.slow
+def test_what_is_silent_is_waited_for_once(tmp_path: Path) -> None:
+    """Reader, the public URL, the database and a hook take connections and say nothing: somebody sits there, and has his answer."""
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in range(4)]
+        began = time.monotonic()
+        report = look(
+            tmp_path,
+            READER_API_KEY="rdr_of_the_silent",
+            READER_BASE_URL=f"http://127.0.0.1:{silent[0]}",
+            RECEIVER_PUBLIC_URL=f"http://127.0.0.1:{silent[1]}",
+            RECEIVER_DATABASE_URL=f"postgresql://127.0.0.1:{silent[2]}/receiver",
+            RECEIVER_HOOKS=json.dumps([{"name": "mute", "url": f"https://127.0.0.1:{silent[3]}/"}]),
+        )
+        took = time.monotonic() - began
+    assert report.named("fail") == {"database", "reader", "reachable", "hook:mute"}
+    assert took < 10
 
 
 # What somebody ought to know

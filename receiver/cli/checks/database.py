@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,10 @@ class Past:
     last_arrival: float | None = None
     told: list[bool] = field(default_factory=list)
     hooks: list[HookState] = field(default_factory=list)
+
+
+Known = Callable[[], Awaitable[Past | None]]
+"""Waits until it is known what the database tells; None if that cannot be read."""
 
 
 async def look(settings: Settings, clock: Clock) -> tuple[list[Line], Past | None]:

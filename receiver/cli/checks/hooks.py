@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 from urllib.parse import urlsplit
 
-from receiver.cli.checks.database import HookState, Past
+from receiver.cli.checks.database import HookState, Known
 from receiver.cli.checks.line import Line, fail, ok, warn
 from receiver.settings import HookSettings, Settings
 from receiver.telling import count
@@ -24,11 +24,12 @@ _WELL: Final = {
 _PORTS: Final = {"http": 80, "https": 443}
 
 
-async def look(settings: Settings, past: Past | None) -> list[Line]:
+async def look(settings: Settings, known: Known) -> list[Line]:
     """Nothing is sent to them: a connection is made, and for a command its program looked for."""
-    states = {state.name: state for state in past.hooks} if past else {}
     configured = {hook.name: hook for hook in settings.receiver_hooks}
     troubles = await asyncio.gather(*(_trouble(hook) for hook in configured.values()))
+    past = await known()
+    states = {state.name: state for state in past.hooks} if past else {}
     lines = [_line(name, trouble, states.get(name)) for name, trouble in zip(configured, troubles, strict=True)]
     lines += [_line(name, None, state) for name, state in states.items() if state.kind == "python"]
     return lines or [ok("hooks", "none are set: results are stored, and nobody is told (RECEIVER_HOOKS, or `@receiver.on`)")]

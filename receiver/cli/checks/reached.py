@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -18,35 +19,36 @@ from receiver.settings import Settings
 from receiver.store.lock import read_holder
 from receiver.web.webhook import WEBHOOK
 
-_WITHIN: Final = 8.0
+_WITHIN: Final = 6.0
+"""Seconds for each answer: somebody sits and waits. Reader itself gives a delivery no more than about 20."""
 
 
 async def look(settings: Settings, clock: Clock) -> list[Line]:
     """By the public URL if there is one, and at the server that has the SQLite file."""
     here = _here(settings)
     public = settings.receiver_public_url
-    lines: list[Line] = []
-    if here is not None and public is not None:
-        lines.append(await _server(here))
     target = public or here
     if target is None:
         hint = "`receiver serve` starts it; if it runs elsewhere, set RECEIVER_PUBLIC_URL to where"
         return [warn("server", "none is known: none has the database here, and RECEIVER_PUBLIC_URL is not set", hint)]
     name = "server" if public is None else "reachable"
-    told = await _get(f"{target}/readyz")
+    # All at once: one that is silent is waited for once.
+    both = here if public is not None else None
+    near, told, delivered = await asyncio.gather(_server(both), _get(f"{target}/readyz"), _deliver(target, settings, clock))
+    lines = [near] if near is not None else []
     if isinstance(told, str):
         return [*lines, fail(name, f"{target}: {told}", _UNREACHED if public else "is it stopping? `receiver serve` starts it")]
     lines.append(_ready(name, target, told))
     lines += _secrets(settings, told[1])
-    if settings.secrets:
-        lines.append(await _deliver(target, settings.secrets[0], clock))
-    return lines
+    return lines if delivered is None else [*lines, delivered]
 
 
 _UNREACHED: Final = "does the server run, does the name lead to it, does its proxy pass it on, is its certificate good?"
 
 
-async def _server(url: str) -> Line:
+async def _server(url: str | None) -> Line | None:
+    if url is None:
+        return None
     told = await _get(f"{url}/readyz")
     if isinstance(told, str):
         return warn("server", f"{url} has the database: {told}", "is it stopping?")
@@ -80,12 +82,14 @@ def _secrets(settings: Settings, said: dict[str, Any]) -> list[Line]:
 _SAME: Final = "set READER_WEBHOOK_SECRET alike in both places, to what Reader signs with, and restart the server"
 
 
-async def _deliver(target: str, secret: str, clock: Clock) -> Line:
-    """A delivery that causes nothing, signed as Reader signs."""
+async def _deliver(target: str, settings: Settings, clock: Clock) -> Line | None:
+    """A delivery that causes nothing, signed as Reader signs. None without a secret to sign with."""
+    if not settings.secrets:
+        return None
     name, url = "test_delivery", f"{target}{WEBHOOK}"
     token = clock.token(64)
     body = json.dumps({"event": TEST_EVENT, "test": token}).encode()
-    signed = headers(body, event=TEST_EVENT, delivery=f"doctor-{token}", timestamp=int(clock.wall()), secret=secret)
+    signed = headers(body, event=TEST_EVENT, delivery=f"doctor-{token}", timestamp=int(clock.wall()), secret=settings.secrets[0])
     began = clock.monotonic()
     told = await _ask("POST", url, content=body, headers=signed)
     if isinstance(told, str):

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from receiver.cli.asking import Aside, endpoint, reader
-from receiver.cli.checks.database import Past
+from receiver.cli.checks.database import Known, Past
 from receiver.cli.checks.line import Line, fail, ok, warn
 from receiver.cli.common import ago
 from receiver.clock import Clock
@@ -20,6 +20,9 @@ from receiver.settings import Settings
 from receiver.telling import count
 
 _DEADLINE: Final = 5.0
+_PATIENCE: Final = 7.0
+"""Seconds for both answers together, with what is asked again: somebody sits and waits."""
+_SOON: Final = 2.0
 _OFF: Final = 10.0
 """Seconds that clocks may differ by without a word: Reader tells its own in whole seconds, and the way there takes some."""
 _LITTLE: Final = 0.05
@@ -29,15 +32,18 @@ _CHECK: Final = "check the network and READER_BASE_URL; what is sent meanwhile i
 _KEY: Final = "set READER_API_KEY to a key that works, here and where the server runs; it goes on by itself"
 
 
-async def look(settings: Settings, clock: Clock, past: Past | None) -> list[Line]:
-    """Two requests, outside of the shared budget. None without a key."""
+async def look(settings: Settings, clock: Clock, known: Known) -> list[Line]:
+    """Two requests, outside of the shared budget, given up after a while. None without a key."""
     if settings.reader_api_key is None:
         return []
-    aside = Aside(past.pauses.get("rate_limited") if past else None)
+    aside = Aside()
     lines: list[Line] = []
     tier: str | None = None
     try:
-        async with reader(settings, clock, aside=aside, deadline=_DEADLINE) as client:
+        async with (
+            asyncio.timeout(_PATIENCE),
+            reader(settings, clock, aside=(aside := await _aside(known)), deadline=_DEADLINE) as client,
+        ):
             try:
                 told = await client.credits()
                 tier = str(told.get("tier") or "unknown")
@@ -50,15 +56,28 @@ async def look(settings: Settings, clock: Clock, past: Past | None) -> list[Line
             finally:
                 if client.ahead is not None:
                     lines.insert(1, _clock(client.ahead, settings.receiver_tolerance))
-    except ReceiverError as error:
+    except (ReceiverError, TimeoutError) as error:
         place, name = (len(lines), "webhook") if tier is not None else (0, "reader")
         if aside.trouble == "rate_limited":
             lines.insert(place, warn(name, str(error), _HELD))
         elif aside.trouble == "unauthenticated":
             lines.insert(place, fail(name, str(error).partition(". Set ")[0], _KEY))
         else:
-            lines.insert(place, fail(name, f"{settings.reader_base_url}: {error.__cause__ or error}", _CHECK))
-    return [*lines, *_budget(settings, past, tier)]
+            why = (
+                error.__cause__ or error if isinstance(error, ReceiverError) else f"Reader did not answer within {_PATIENCE:g} s"
+            )
+            lines.insert(place, fail(name, f"{settings.reader_base_url}: {why}", _CHECK))
+    return [*lines, *_budget(settings, await known(), tier)]
+
+
+async def _aside(known: Known) -> Aside:
+    """That waits where all are told to, as far as the database tells in time."""
+    try:
+        async with asyncio.timeout(_SOON):
+            past = await known()
+    except TimeoutError:
+        past = None
+    return Aside(past.pauses.get("rate_limited") if past else None)
 
 
 def _clock(ahead: float, tolerance: float) -> Line:
@@ -187,12 +206,3 @@ def _when(text: Any) -> str:
         return ago(datetime.fromisoformat(text).timestamp())
     except (TypeError, ValueError):
         return f"at {text}"
-
-
-async def alone(settings: Settings, clock: Clock, past: Past | None) -> list[Line]:
-    """The same, given up after a while: whoever asks sits and waits."""
-    try:
-        async with asyncio.timeout(4 * _DEADLINE):
-            return await look(settings, clock, past)
-    except TimeoutError:
-        return [fail("reader", f"{settings.reader_base_url} did not answer", _CHECK)]
