@@ -139,6 +139,39 @@ def test_an_accepted_delivery_pokes_the_queue_once(tmp_path: Path, postgresql_ur
 
 
 @pytest.mark.slow
+def test_a_pass_that_runs_out_of_the_functions_time_gives_back_what_it_had(
+    tmp_path: Path, postgresql_url: str, reader: BackgroundSandbox
+) -> None:
+    """It ends before Lambda ends it, and the next one goes on at once. Neither pokes the queue, whatever is left to do."""
+    jobs = [start_job(reader, pages=400) for _ in range(12)]
+    reader.settled()
+    with (
+        downstream() as queue,
+        Environment(
+            tmp_path,
+            RECEIVER_DATABASE_URL=postgresql_url,
+            RECEIVER_POKE_QUEUE=f"{queue.url}/123456789012/receiver-poke",
+            AWS_ENDPOINT_URL_SQS=queue.url,
+            **knowing(reader, READER_RPM="100000"),
+        ) as lambda_,
+    ):
+        for job in jobs:
+            assert lambda_.asked(delivered("function-url", delivery(job))) == ACCEPTED
+        poked = len(queue.got)
+        reader.faults["latency"] = 0.7
+        try:
+            first = lambda_.invoke(event("schedule"), seconds=6.5)
+            assert first["more"]
+            assert first["seconds"] < 6.5 - 2
+            assert rows(postgresql_url, "SELECT count(*) FROM jobs WHERE lease_until IS NOT NULL") == [(0,)]
+            assert not lambda_.invoke(event("sqs"))["more"]
+        finally:
+            reader.faults.clear()
+        assert rows(postgresql_url, "SELECT count(*) FROM results") == [(400 * len(jobs),)]
+        assert len(queue.got) == poked
+
+
+@pytest.mark.slow
 def test_settings_from_a_secret_are_never_told(tmp_path: Path, postgresql_url: str) -> None:
     """READER_WEBHOOK_SECRET and the database's URL come from Secrets Manager; one that cannot be read is a 503, until it can."""
     held = json.dumps({"READER_WEBHOOK_SECRET": SECRET, "RECEIVER_DATABASE_URL": postgresql_url})
