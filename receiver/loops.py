@@ -62,7 +62,8 @@ class Loop:
         self._woken.set()
         if not self._tasks:
             return
-        _, late = await asyncio.wait(self._tasks, timeout=within)
+        tasks, self._tasks = self._tasks, []  # asked again, it is done: what did not end by now does not soon
+        _, late = await asyncio.wait(tasks, timeout=within)
         await _break_off(late)
 
     async def _work(self) -> None:

@@ -6,6 +6,7 @@ was counted in the last of them before a `kill -9` is lost to the figures, and t
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, defaultdict
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 EVERY = 1.0
 """Seconds between two times that they are written, if there are any."""
+_CLOSE_WITHIN = 1.0
 NAME, ACKS, BATCHES = "deliveries", "acks", "batches"
 _Kind = tuple[str, str]
 """What is counted: its name, and its label."""
@@ -55,10 +57,11 @@ class Tally:
         return max(self._wait(), 0.0) if self._counts else EVERY
 
     async def close(self) -> None:
-        """Write what is left, if the database takes it."""
-        with suppress(StoreError):
-            if self._counts:
-                await self._write()
+        """Write what is left, if the database takes it soon: figures are not worth waiting for."""
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                if self._counts:
+                    await self._write()
 
     def _wait(self) -> float:
         return self._written_at + EVERY - self._clock.monotonic()
