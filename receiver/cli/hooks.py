@@ -14,6 +14,7 @@ from receiver.cli.common import Json, ago, change, emit, iso, out, reading
 from receiver.clock import SystemClock
 from receiver.errors import UsageError
 from receiver.settings import span
+from receiver.telling import count
 
 if TYPE_CHECKING:
     from receiver.app import Receiver
@@ -149,9 +150,10 @@ def replay(
     if as_json:
         emit(done | {"dryRun": dry_run})
         return
-    to = "".join(f", {count} to {name}" for name, count in done["hooks"].items())
+    to = "".join(f", {number} to {name}" for name, number in done["hooks"].items())
     words = "would be delivered" if dry_run else "are delivered"
-    out.print(f"{done['deliveries']} deliveries of {done['events']} events {words} again{to}", highlight=False)
+    what = f"{count(done['deliveries'], 'delivery', 'deliveries')} of {count(done['events'], 'event')}"
+    out.print(f"{what} {words if done['deliveries'] != 1 else words.replace('are', 'is')} again{to}", highlight=False)
 
 
 def _replayed(chosen: dict[str, Any]) -> dict[str, Any]:

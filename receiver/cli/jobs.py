@@ -12,7 +12,7 @@ import typer
 from receiver.cli.common import JobId, Json, bar, change, emit, job_ids, out, reading
 from receiver.cli.show import job
 from receiver.cli.tables import shown
-from receiver.errors import ReceiverError, UsageError
+from receiver.errors import ReceiverError, UnknownJobError, UsageError
 from receiver.views import JobView, find
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def watch(job_id: JobId, as_json: Json = False) -> None:
     """
 
     async def local(receiver: Receiver) -> dict[str, Any]:
+        if not await _has_ended(receiver, job_id):
+            receiver.settings.require_api_key()  # nobody else works on it, and without a key it would never end
         await receiver.track(job_id)
         await _work_until_settled(receiver, job_id, quiet=as_json)
         return (await receiver.job(job_id)).document
@@ -102,6 +104,13 @@ def _lines(file: Path) -> list[str]:
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
     return [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+async def _has_ended(receiver: Receiver, job_id: str) -> bool:
+    try:
+        return (await receiver.job(job_id)).ended
+    except UnknownJobError:
+        return False
 
 
 async def _work_until_settled(receiver: Receiver, job_id: str, *, quiet: bool) -> None:

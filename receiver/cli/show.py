@@ -37,11 +37,11 @@ def jobs(
     """List the jobs, newest first."""
     with reading() as database:
         found, total = database.read_now(lambda tx: list_jobs(tx, status=status, skip=0, limit=limit))
+    if not found and status is not None and status not in _KNOWN:  # Reader may have new ones, and then there are such jobs
+        raise UsageError(f"no job is {status!r}; Reader's statuses and ours are {', '.join(_KNOWN)}")
     if as_json:
         emit({"jobs": [_plain(job) for job in found], "total": total})
         return
-    if not found and status is not None and status not in _KNOWN:
-        raise UsageError(f"no job is {status!r}; Reader's statuses and ours are {', '.join(_KNOWN)}")
     if not found:
         out.print(
             "No jobs"

@@ -404,6 +404,12 @@ def test_watch_follows_a_job_to_its_end(desk: Desk) -> None:
     assert (told["id"], told["state"], told["results"]) == (job, "settled", 2)
 
 
+def test_watch_does_not_wait_for_what_nobody_can_look_at(alone: Desk) -> None:
+    ended = alone.run("watch", "job_1", READER_API_KEY=None)
+    assert ended.code == 2
+    assert "READER_API_KEY is not set" in ended.complaint
+
+
 def test_without_a_server_watch_does_the_work_itself(alone: Desk) -> None:
     job = start_job(alone.reader, 2)
     assert job in alone.done("watch", job)
@@ -564,8 +570,9 @@ def test_a_job_that_did_not_complete_is_exit_code_1_for_who_watches_it(tmp_path:
     assert (ended.code, ended.json["status"]) == (1, "failed")
 
 
-def test_a_status_that_no_job_has_and_nobody_knows_is_wrong_usage(desk: Desk) -> None:
-    ended = desk.run("jobs", "--status", "finished")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_status_that_no_job_has_and_nobody_knows_is_wrong_usage(desk: Desk, more: tuple[str, ...]) -> None:
+    ended = desk.run("jobs", "--status", "finished", *more)
     assert ended.code == 2
     assert "completed" in ended.complaint
 
