@@ -27,7 +27,8 @@ KEY, WRONG_KEY = "rdr_canary-reader-Zt5nkey", "rdr_canary-refused-Ub2mkey"
 TOKEN = "canary-token-Jh8ctoken"
 HOOK = base64.b64encode(b"canary-hook-Wd4ysecret-bytes").decode()
 PASSWORD = "canary-password-Rf6k"
-CANARIES = (OLD, NEW, KEY, WRONG_KEY, TOKEN, HOOK, PASSWORD)
+BEARER, QUERY, BROKER, ENV = "canary-bearer-Ng2t", "canary-query-Lx8p", "canary-broker-Sv5q", "canary-variable-Ty3h"
+CANARIES = (OLD, NEW, KEY, WRONG_KEY, TOKEN, HOOK, PASSWORD, BEARER, QUERY, BROKER, ENV)
 
 HANDLERS = """
 from receiver import Receiver
@@ -113,7 +114,19 @@ def quoting() -> Iterator[str]:
 
 
 def secretive(reader: BackgroundSandbox, hook: str, **more: str | None) -> dict[str, str | None]:
-    hooks = [{"name": "broken", "url": hook, "secret": f"whsec_{HOOK}"}]
+    hooks: list[dict[str, Any]] = [
+        {
+            "name": "broken",
+            "url": f"{hook}?key={QUERY}",
+            "secret": f"whsec_{HOOK}",
+            "headers": {"authorization": f"Bearer {BEARER}"},
+        },
+        {"name": "nowhere", "url": f"http://user:{BROKER}@127.0.0.1:1/{QUERY}"},
+        {"name": "nats", "url": f"nats://user:{BROKER}@127.0.0.1:1/reader.{{type}}"},
+        {"name": "redis", "url": f"redis://:{BROKER}@127.0.0.1:1/0?stream=reader"},
+        {"name": "amqp", "url": f"amqp://user:{BROKER}@127.0.0.1:1/vhost?queue=reader"},
+        {"name": "command", "exec": ["sh", "-c", "echo it failed >&2; exit 1"], "env": {"CANARY": ENV}},
+    ]
     ours = {
         "READER_WEBHOOK_SECRET": f"{NEW},{OLD}",
         "READER_API_KEY": KEY,
@@ -125,6 +138,7 @@ def secretive(reader: BackgroundSandbox, hook: str, **more: str | None) -> dict[
     return {**knowing(reader), **ours, **more}
 
 
+HOOKS = ("broken", "nowhere", "nats", "redis", "amqp", "command")
 PAGES = (
     "/metrics",
     "/healthz",
@@ -135,6 +149,10 @@ PAGES = (
     "/nowhere",
     "/dashboard",
     "/dashboard/jobs/JOB",
+    "/dashboard/deliveries",
+    "/dashboard/deliveries/1",
+    "/dashboard/hooks",
+    *(f"/dashboard/hooks/one?name={name}" for name in HOOKS),
     "/internal/tick?budget=0.1",
     "/internal/commands/none",
 )
@@ -148,7 +166,8 @@ TRIED = (
     "deliveries 1 --curl",
     "results JOB",
     "hooks list",
-    "hooks test broken",
+    "hooks list --json",
+    *(f"hooks test {name}" for name in HOOKS),
     "webhook list",
     "doctor",
     "doctor --json",
@@ -184,6 +203,7 @@ def test_no_secret_is_ever_said(tmp_path: Path) -> None:
             server.post(delivery(job), {"X-Reader-Delivery": "unsigned"})
             until(lambda: server.rows("SELECT 1 FROM jobs WHERE state = 'settled'") and hook.got)
             server.logged("handler_failed")
+            until(lambda: len(server.rows("SELECT DISTINCT hook FROM hook_attempts")) > len(HOOKS))
             reader.faults = {"unauthorized": {"rate": 1, "times": 2}}
             said.command(tmp_path, "track", "job_refused", settings=settings)
             server.logged("reader_paused")
@@ -204,7 +224,7 @@ def test_no_secret_is_ever_said(tmp_path: Path) -> None:
     assert "handler_failed" in "".join(said.by.values()), "what there is to look through is not nothing"
     assert said.betrayals() == []
     database = b"".join(file.read_bytes() for file in tmp_path.glob("receiver.db*"))
-    for secret in (KEY, TOKEN, OLD, HOOK):
+    for secret in (KEY, TOKEN, OLD, HOOK, BEARER, QUERY, BROKER, ENV):
         assert secret.encode() not in database
 
 
