@@ -33,6 +33,7 @@ from receiver.errors import (
     StoreError,
 )
 from receiver.leases import lease_kept
+from receiver.looking import Looks
 from receiver.packing import PagePacker
 from receiver.readahead import ReadAhead
 from receiver.store import budget, history, jobs, outbox, results, settlement, submissions
@@ -107,10 +108,12 @@ class Reconciler:
         self._reached_at = public_url or ""
         self._stalled_after = stalled_after
         self._retrying = retrying
+        self._claim = Looks(lambda: database.write(lambda tx: jobs.claim(tx, owner=owner, lease=LEASE)))
+        self._due: asyncio.Task[float | None] | None = None
 
     async def run_once(self) -> bool:
         """Claim the job longest due and give it its turn; False if none is due. Broken off, it gives the job back."""
-        claiming = asyncio.ensure_future(self._database.write(lambda tx: jobs.claim(tx, owner=self._owner, lease=LEASE)))
+        claiming = asyncio.ensure_future(self._claim())
         try:
             # Shielded: a claim that is under way as we are broken off may still come through, and must not be left to run out.
             job = await asyncio.shield(claiming)
@@ -124,7 +127,12 @@ class Reconciler:
 
     async def next_due(self) -> float | None:
         """Seconds until there is something to do; None: not until a cue comes."""
-        return await self._database.read(jobs.next_due)
+        if self._due is None or self._due.done():  # those who ask at the same time are told the same
+            self._due = asyncio.create_task(self._database.read(jobs.next_due))
+            self._due.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # looked at, should nobody wait any more
+        return await asyncio.shield(self._due)
 
     async def _turn(self, job: jobs.Job) -> None:
         with (

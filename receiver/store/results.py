@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import zstandard
@@ -16,6 +17,7 @@ from sqlalchemy import ColumnElement, Table, delete, func, select, tuple_
 
 from receiver.core.hydration import Row
 from receiver.errors import ResultsPrunedError
+from receiver.store.many import insert_rows
 from receiver.store.tables import chunks, outcomes, results
 from receiver.store.transaction import Transaction, per_dialect
 
@@ -59,8 +61,9 @@ def _put_chunk(insert: Any) -> Any:
 def put_rows(tx: Transaction, job_id: str, generation: int, rows: Sequence[Stored]) -> None:
     """Store a page's rows: from now on it need not be asked for again."""
     if rows:
-        of = {"job_id": job_id, "generation": generation}
-        tx.execute(results.insert(), [of | {name: getattr(row, name) for name in Stored.__slots__} for row in rows])
+        columns = ("job_id", "generation", *Stored.__slots__)
+        values = attrgetter(*Stored.__slots__)
+        insert_rows(tx, results, columns, [(job_id, generation, *values(row)) for row in rows])
 
 
 def read_rows(tx: Transaction, job_id: str, generation: int) -> list[tuple[int, Row]]:
