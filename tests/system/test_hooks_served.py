@@ -199,7 +199,7 @@ def test_a_handler_that_hangs_and_then_fails_is_called_again(tmp_path: Path) -> 
 
 def test_hooks_are_where_somebody_looks(tmp_path: Path) -> None:
     """The same over /internal, for a program: list, deliveries, pause, resume, test, replay."""
-    with downstream() as there, serving(tmp_path, [{"name": "hook", "url": there.url}]) as (server, reader):
+    with downstream(500) as there, serving(tmp_path, [{"name": "hook", "url": there.url}]) as (server, reader):
 
         def ask(command: str, **body: Any) -> Any:
             answer = httpx.post(f"{server.url}/internal/commands/{command}", json=body, trust_env=False)
@@ -208,7 +208,10 @@ def test_hooks_are_where_somebody_looks(tmp_path: Path) -> None:
         end(server, reader)
         until(lambda: delivered(server, "hook"))
         (went,) = ask("hook-deliveries", hook="hook", state="delivered")[1]["deliveries"]
-        assert [(each["number"], each["status"], each["answer"]) for each in went["log"]] == [(1, 200, "200: no room")]
+        assert [(each["number"], each["status"], each["answer"]) for each in went["log"]] == [
+            (1, 500, "500: no room"),
+            (2, 200, None),
+        ]
         assert ask("hook-deliveries", event=went["event_id"], limit=1)[1]["deliveries"] == [went]
         assert ask("hook-deliveries", hook="hook", state="dead")[1]["deliveries"] == []
         assert ask("hook-pause", name="hook")[1]["state"] == "paused"
@@ -217,7 +220,7 @@ def test_hooks_are_where_somebody_looks(tmp_path: Path) -> None:
         assert ask("hook-test", name="hook")[1]["ok"]
         assert ask("hook-resume", name="hook")[1]["state"] == "running"
         until(lambda: delivered(server, "hook"))
-        assert len(there.got) == 3
+        assert len(there.got) == 4
         wrong: list[dict[str, Any]] = [{"hook": "nobody"}, {"state": "lost"}, {"limit": 0}, {"limit": "all"}, {"event": 1}]
         assert [ask("hook-deliveries", **body)[0] for body in wrong] == [400] * len(wrong)
         assert [ask("hook-pause", name="nobody")[0], ask("replay")[0], ask("replay", since="soon")[0]] == [400, 400, 400]
