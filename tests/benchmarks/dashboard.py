@@ -19,9 +19,13 @@ import httpx
 from receiver import Receiver
 from receiver.settings import Settings
 from receiver.store import history, outbox
+from receiver.store.tables import results
+from receiver.store.transaction import Transaction
 from receiver.web.dashboard import pages
 from tests.benchmarks.growth import _CLOCK, DATABASES, OF_A_JOB, Place, a_month
 
+SEARCHED = 200
+"""The newest jobs, of which a hundred results each are there: so many and more are looked through for a URL."""
 SECRET = "whsec-of-the-benchmark-of-pages"
 PAGES = (
     "",
@@ -93,12 +97,20 @@ def prepare(place: Place, size: int, *, jobs: int) -> None:
     )
     for first in range(0, jobs, 10_000):
         place.transact(lambda tx, first=first: [_looked(tx, n) for n in range(first, min(first + 10_000, jobs))])
+    for number in range(max(jobs - SEARCHED, 0), jobs):
+        place.transact(lambda tx, number=number: _read(tx, number))
     place.settle_down()
 
 
-def _looked(tx: object, number: int) -> None:
+def _read(tx: Transaction, number: int) -> None:
+    of = {"job_id": f"job_{number:08x}", "generation": 1, "page": 0, "digest": b"", "length": 1}
+    rows = [of | {"position": n, "start": n, "url": f"https://shop.example/{number}/a-page-like-others/{n}"} for n in range(100)]
+    tx.execute(results.insert(), rows)
+
+
+def _looked(tx: Transaction, number: int) -> None:
     values = {"job_id": f"job_{number:08x}", "number": 1, "what": "looked", "at": 0.0, "last_at": 0.0}
-    tx.execute(history.history.insert().values(**values, detail='{"completed": 1, "total": 2, "by": "poll"}'))  # type: ignore[attr-defined]
+    tx.execute(history.history.insert().values(**values, detail='{"completed": 1, "total": 2, "by": "poll"}'))
 
 
 def run(name: str, *, size: int, rounds: int) -> Iterator[tuple[str, float, float]]:
