@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, TextClause, and_, func, select, text
+from sqlalchemy import ColumnElement, FromClause, Select, TextClause, func, select, text
 
 from receiver.core.lifecycle import State
 from receiver.store import budget, hours, lookup
@@ -177,9 +177,11 @@ def dead(tx: Transaction, hook: str) -> list[DeliveryRow]:
     """What was given up, the newest first."""
     d = hook_deliveries.c
     # Of all hooks together, as above.
-    newest = select(d.event_id, d.hook).where(text("state = 'dead'")).order_by(d.created_at.desc()).limit(MANY).subquery()
-    same = (newest.c.event_id == d.event_id, newest.c.hook == d.hook, d.hook == hook)
-    return _rows(tx, _OF_HOOK.join(newest, and_(*same)).order_by(d.created_at.desc()).limit(LISTED))
+    newest = select(d.event_id, d.hook).where(text("state = 'dead'")).order_by(d.created_at.desc()).limit(MANY)
+    given_up = [row.event_id for row in tx.execute(newest) if row.hook == hook][:LISTED]
+    # By their ids, and put in order here: to join or to order them, SQLite would walk along all that ever went to the hook.
+    rows = _rows(tx, _OF_HOOK.where(d.hook == hook, d.event_id.in_(given_up))) if given_up else []
+    return sorted(rows, key=lambda row: -row.created_at)
 
 
 def latest(tx: Transaction, hook: str) -> list[DeliveryRow]:
