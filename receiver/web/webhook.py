@@ -11,6 +11,7 @@ from the connection (connections_httptools.py), which takes a third of the time.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,8 @@ Headers = Sequence[tuple[bytes, bytes]]
 """As ASGI has them: names in lower case."""
 Line = dict[str, Any]
 """What the log is to say of a delivery that is stored."""
+_LONGEST_ID: Final = 128
+"""Bytes of a request's id that a proxy gave it; a longer one is none."""
 
 log = structlog.get_logger("receiver.webhook")
 
@@ -115,6 +118,8 @@ class WebhookEndpoint:
         self._refusals = _Refusals(clock)
         self._unread = _Unread(clock)
         self._taking = 0
+        self._process = f"req_{clock.token()[-12:]}_"
+        self._requests = itertools.count(1)
 
     @classmethod
     def of(
@@ -195,7 +200,7 @@ class WebhookEndpoint:
                 )
             if self._unread.count or outcome.name == "quarantined":
                 self._unread.note(outcome.name, signed=signed)
-            reply(TAKEN[outcome.name], _line(delivery, outcome, seconds))
+            reply(TAKEN[outcome.name], self._line(headers, delivery, outcome, seconds))
 
         ingest = self._ingest()
         try:
@@ -206,6 +211,23 @@ class WebhookEndpoint:
             ingest.take(delivery, told)
         except StoreError as error:
             told(None, error)
+
+    def _line(self, headers: Headers, delivery: Delivery, outcome: Outcome, seconds: float) -> Line:
+        told = {"delivery": delivery.delivery_id, "job": delivery.job_id, "event_name": delivery.event, "reason": delivery.reason}
+        line: Line = {"outcome": outcome.name, "request": self._request(headers)}
+        for name, value in told.items():
+            if value is not None:
+                line[name] = value
+        line["ms"] = round(seconds * 1000, 1)
+        line["event"] = "delivery"
+        return line
+
+    def _request(self, headers: Headers) -> str:
+        """The request's id: the one that a proxy before us gave it, to be found in its log too; else one of ours."""
+        for name, value in headers:
+            if name == b"x-request-id" and 0 < len(value) <= _LONGEST_ID:
+                return value.decode("ascii", "backslashreplace")
+        return f"{self._process}{next(self._requests):x}"
 
     def _note(self, error: SignatureError) -> None:
         """For the log, and as often for the database, by why: Reader's own, by their looks, apart from others without a signature."""
@@ -355,17 +377,6 @@ _WEIGHED: Final = frozenset({b"content-length", b"content-encoding", b"content-t
 def _is_json(content_type: bytes) -> bool:
     kind = content_type.split(b";", 1)[0].strip().lower()
     return kind in {b"", b"application/json"} or (kind.startswith(b"application/") and kind.endswith(b"+json"))
-
-
-def _line(delivery: Delivery, outcome: Outcome, seconds: float) -> Line:
-    told = {"delivery": delivery.delivery_id, "job": delivery.job_id, "event_name": delivery.event, "reason": delivery.reason}
-    line: Line = {"outcome": outcome.name}
-    for name, value in told.items():
-        if value is not None:
-            line[name] = value
-    line["ms"] = round(seconds * 1000, 1)
-    line["event"] = "delivery"
-    return line
 
 
 async def send_answer(send: Send, answer: Answer) -> None:

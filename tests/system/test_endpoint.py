@@ -590,3 +590,17 @@ def test_unsigned_deliveries_are_cues_for_known_jobs_only_and_deduped_by_their_i
         assert server.rows("SELECT id FROM jobs") == [("job_known",)]
         # What claims to be signed must be signed rightly all the same.
         assert server.post(again, signed(again, secret="whsec-of-somebody-else")).status == 401
+
+
+@pytest.mark.parametrize("given", ["from-the-proxy-1", None])
+def test_a_deliverys_line_names_its_request(tmp_path: Path, given: str | None) -> None:
+    """By the id that a proxy gave it, so that both logs tell of the same; without one, by one of its own."""
+    with Served(tmp_path) as server:
+        body = delivery("job_named")
+        headers = {**signed(body), **({} if given is None else {"x-request-id": given})}
+        for _ in range(2):
+            server.post(body, headers)
+        first = server.logged("delivery", outcome="accepted")
+        again = server.logged("delivery", outcome="duplicate")
+    assert {"request", "delivery", "job", "outcome", "ms"} <= first.keys()
+    assert (first["request"] == given) if given else (first["request"] != again["request"])
