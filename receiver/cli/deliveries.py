@@ -100,14 +100,7 @@ def _reprocess(*, as_json: bool) -> None:
 def _found(tx: Transaction, outcome: str | None, before: int | None, limit: int) -> list[Arrived]:
     if outcome != "duplicate":
         return arrivals.newest(tx, outcome=outcome, before=before, limit=limit)
-    found: list[Arrived] = []
-    for _ in range(_LOOKED_THROUGH // 1000):
-        page = arrivals.newest(tx, before=before, limit=1000)
-        found += [each for each in page if each.times > 1]
-        if len(page) < 1000 or len(found) >= limit:
-            break
-        before = page[-1].id
-    return found[:limit]
+    return arrivals.repeated(tx, before=before, limit=limit, among=_LOOKED_THROUGH)
 
 
 _CELLS: Final[dict[str, Callable[[Arrived], str]]] = {

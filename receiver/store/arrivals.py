@@ -19,6 +19,7 @@ from receiver.store.transaction import Transaction
 
 LOOKED_THROUGH = 4000
 """Deliveries from a job's first moment on, and at each later one half as many."""
+_AT_ONCE = 1000
 _EARLY = 120.0
 """Seconds before a moment at which a delivery about it may have come; two clocks are compared."""
 
@@ -57,6 +58,18 @@ def newest(tx: Transaction, *, outcome: str | None = None, before: int | None = 
         if outcome != "accepted":
             chosen = chosen.where(text("outcome <> 'accepted'"))  # spelt out, as the index has it
     return _told(tx, tx.execute(chosen).all())
+
+
+def repeated(tx: Transaction, *, before: int | None = None, limit: int = 50, among: int) -> list[Arrived]:
+    """Those that came more than once, newest first: of the newest `among` before `before`, for no index leads to them."""
+    found: list[Arrived] = []
+    for _ in range(0, among, _AT_ONCE):
+        page = newest(tx, before=before, limit=min(among, _AT_ONCE))
+        found += [each for each in page if each.times > 1]
+        if len(page) < _AT_ONCE or len(found) >= limit:
+            break
+        before = page[-1].id
+    return found[:limit]
 
 
 def get(tx: Transaction, delivery: int) -> tuple[Arrived, bytes] | None:

@@ -253,6 +253,7 @@ def test_a_delivery_is_shown_as_it_came_and_can_be_sent_again(tmp_path: Path) ->
         odd = b'\xff<script>alert("1")</script>'
         server.post(delivery("job_shown"))
         server.post(odd)
+        assert "came twice" in b.text("/dashboard/deliveries?outcome=duplicate")
         listed = b.text("/dashboard/deliveries?outcome=quarantined")
         number = re.findall(r"/dashboard/deliveries/(\d+)", listed)[0]
         page = b.text(f"/dashboard/deliveries/{number}")
@@ -266,6 +267,7 @@ def test_a_delivery_is_shown_as_it_came_and_can_be_sent_again(tmp_path: Path) ->
         assert shown is not None
         sent = subprocess.run(html.unescape(shown[1]), shell=True, capture_output=True, text=True, check=True)
         assert '{"outcome": "duplicate"}' in sent.stdout
+        assert re.findall(r"/dashboard/deliveries/(\d+)", b.text("/dashboard/deliveries?outcome=duplicate")) == [first]
         assert b.get("/dashboard/deliveries/999999").status_code == 404
 
 

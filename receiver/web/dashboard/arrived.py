@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from receiver.web.dashboard.render import Templates
 
 PAGE = 25
-OUTCOMES: Final = ("accepted", "ignored", "quarantined")
+OUTCOMES: Final = ("accepted", "duplicate", "ignored", "quarantined")
+AMONG: Final = 500
+"""Deliveries that are looked through for duplicates, the newest."""
 _SHOWN = 100_000
 """Bytes of a body that are shown; the whole can be downloaded."""
 
@@ -53,7 +55,7 @@ class Deliveries:
             now = tx.now
             last = int(now // hours.HOUR)
             return {
-                "found": arrivals.newest(tx, outcome=outcome or None, before=before, limit=PAGE + 1),
+                "found": _found(tx, outcome, before),
                 "chart": draw(hours.since(tx, "deliveries", last - 23), last=last),
                 "now": now,
                 "version": self.version(tx, "deliveries"),
@@ -62,7 +64,14 @@ class Deliveries:
         values = await self.store().read(work)
         live = f"deliveries {values.pop('version')}"
         more, found = len(values["found"]) > PAGE, values["found"][:PAGE]
-        values |= {"found": found, "more": more, "outcome": outcome, "outcomes": OUTCOMES, "paged": before is not None}
+        values |= {
+            "found": found,
+            "more": more,
+            "outcome": outcome,
+            "outcomes": OUTCOMES,
+            "among": AMONG,
+            "paged": before is not None,
+        }
         return self.templates.page(request, "deliveries", visitor, live=live, settings=self.settings, **values)
 
     async def one(self, request: Request, visitor: Visitor) -> Response:
@@ -108,6 +117,12 @@ class Deliveries:
         )
         said = [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items() if value]
         return " \\\n  ".join([f"curl -i {shlex.quote(url)}", *said, f"--data-binary {shlex.quote(body.decode())}"])
+
+
+def _found(tx: Transaction, outcome: str, before: int | None) -> list[Arrived]:
+    if outcome == "duplicate":
+        return arrivals.repeated(tx, before=before, limit=PAGE + 1, among=AMONG)
+    return arrivals.newest(tx, outcome=outcome or None, before=before, limit=PAGE + 1)
 
 
 def _headers(came: Arrived) -> dict[str, str]:
