@@ -176,8 +176,9 @@ class Writer(Generic[A, R]):
                 self._idle += 1
                 while not (self._may_group() or self._tasks or (self._stopping and not self._arrivals)):
                     self._wake.wait(_STUCK if self._arrivals else None)
-                self._idle -= 1
+                # In this order, for the loop looks at them without the lock: a pause without work must not look like a standstill.
                 self._moved_at = self._now()
+                self._idle -= 1
                 if not (self._arrivals or self._tasks):
                     return
                 if self._may_group() and (arrivals_turn or not self._tasks):
