@@ -95,6 +95,7 @@ async def test_by_the_switch_what_was_never_attempted_is_queued_too_and_the_job_
         error(await stage.retry(), 400, "invalid_request")
 
 
+@pytest.mark.slow
 async def test_what_a_narrow_retry_left_a_wide_one_still_finds() -> None:
     async with staged() as stage:
         await stage.stopped(5, "cancelled")

@@ -159,6 +159,7 @@ async def test_nobody_listening_is_no_answer_three_times() -> None:
     assert [(row["attempt"], row["status"]) for row in reader.ledger()["deliveries"]] == [(1, None), (2, None), (3, None)]
 
 
+@pytest.mark.slow
 async def test_the_pauses_between_attempts_are_one_and_four_seconds_of_readers_time(landing: Landing) -> None:
     landing.statuses = [500] * 4
     reader = await deliver(landing, speed=10, queue_seconds=0, attempts="4")

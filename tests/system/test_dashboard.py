@@ -187,6 +187,7 @@ def test_without_keys_only_this_machine_sees_it(server: Served) -> None:
             assert "RECEIVER_API_KEYS" in answer.text
 
 
+@pytest.mark.slow
 def test_deliveries_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
     with Served(tmp_path) as server, browser(server) as b:
         body = delivery("job_counted")
@@ -200,6 +201,7 @@ def test_deliveries_are_counted_by_what_became_of_them(tmp_path: Path) -> None:
         assert "missing <strong>1</strong>" in page
 
 
+@pytest.mark.slow
 def test_viewers_are_told_of_changes_and_let_go_when_the_server_stops(
     server: Served, reader: BackgroundSandbox, tmp_path: Path
 ) -> None:

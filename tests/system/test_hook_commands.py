@@ -60,6 +60,7 @@ def night(folder: Path, *statuses: int, **settings: str) -> Iterator[Night]:
             yield Night(folder, reader, there, server)
 
 
+@pytest.mark.slow
 def test_what_waits_for_a_paused_hook_comes_when_it_is_resumed(tmp_path: Path) -> None:
     with night(tmp_path) as n:
         assert n.run("hooks", "pause", "indexer").code == 0
@@ -73,6 +74,7 @@ def test_what_waits_for_a_paused_hook_comes_when_it_is_resumed(tmp_path: Path) -
         assert len(n.there.got) == 1
 
 
+@pytest.mark.slow
 def test_a_dead_event_says_what_was_tried_and_is_replayed_under_its_id(tmp_path: Path) -> None:
     with night(tmp_path, 500, 503, RECEIVER_HOOK_ATTEMPTS="2", **IMPATIENT) as n:
         job = n.end()

@@ -193,6 +193,7 @@ async def test_a_hook_that_says_when_to_come_back_is_not_asked_before(tmp_path: 
         assert times[1] - times[0] >= 900
 
 
+@pytest.mark.slow
 async def test_an_event_that_always_fails_is_dead_after_its_last_attempt_and_its_neighbours_go_on(tmp_path: Path) -> None:
     """Dead for one hook: the other hook has it, and so has the handler; other jobs' events go to the failing one all the same."""
     poison: set[str] = set()

@@ -46,6 +46,7 @@ def about(hook: Hook, job: str) -> list[tuple[dict[str, str], dict[str, Any]]]:
     return [(headers, json.loads(body)) for headers, body in list(hook.got) if json.loads(body)["jobId"] == job]
 
 
+@pytest.mark.slow
 def test_a_server_that_hears_nothing_else_gets_its_jobs_home_by_it(tmp_path: Path, reader: BackgroundSandbox) -> None:
     (tmp_path / "elsewhere").mkdir()
     settings = knowing(reader, RECEIVER_LISTEN="false")
@@ -81,6 +82,7 @@ def test_what_it_posts_is_what_reader_posts(tmp_path: Path, reader: BackgroundSa
     assert said.items() >= {name: value for name, value in json.loads(their_body).items() if name != "timestamp"}.items()
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_fails_is_tried_again_under_the_same_delivery_id(tmp_path: Path, reader: BackgroundSandbox) -> None:
     with downstream(500) as hook, listening(tmp_path, reader, hook.url) as forwarding:
         job = start_job(reader, 1)

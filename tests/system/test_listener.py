@@ -20,6 +20,7 @@ async def _listening(w: World, times: int = 1) -> None:
     await w.reader.until(lambda: _streams(w) >= times)
 
 
+@pytest.mark.slow
 async def test_a_job_that_nobody_wrote_down_is_found_by_the_stream_alone(tmp_path: Path) -> None:
     async with world(tmp_path, seed=1, job_seconds=0.3, lose=1.0, settings=LISTENING) as w:
         await _listening(w)

@@ -24,6 +24,7 @@ async def scrape(w: World) -> dict[tuple[str, ...], float]:
     return {(s.name, *(s.labels[name] for name in sorted(s.labels))): s.value for family in families for s in family.samples}
 
 
+@pytest.mark.slow
 async def test_a_webhook_that_came_and_one_that_did_not_are_told_apart(tmp_path: Path) -> None:
     async with world(tmp_path, seed=1, job_seconds=0.1) as w:
         await w.event(await w.elsewhere(120))

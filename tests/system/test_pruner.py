@@ -115,6 +115,7 @@ async def test_a_command_that_wants_pruned_results_fails_in_one_line(tmp_path: P
         assert f"receiver track {job}".encode() in err
 
 
+@pytest.mark.slow
 async def test_tracking_a_pruned_job_fetches_its_results_and_tells_nothing(tmp_path: Path) -> None:
     """With the least requests, and they stay for another span of retention."""
     async with world(tmp_path, seed=1, job_seconds=0.1, loops=False, settings={"receiver_retention": "12h"}) as w:

@@ -239,6 +239,7 @@ def test_a_second_server_on_the_same_file_is_refused_and_the_first_goes_on(tmp_p
         assert first.post(b'{"jobId": "job_1"}').status == 202
 
 
+@pytest.mark.slow
 def test_a_server_that_was_killed_leaves_no_lock_behind(tmp_path: Path) -> None:
     first = Served(tmp_path)
     first.kill()

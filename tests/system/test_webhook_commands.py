@@ -36,6 +36,7 @@ def there(reader: BackgroundSandbox) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_registered_webhook_is_accepted_by_a_server_that_was_given_what_was_printed(
     reader: BackgroundSandbox, tmp_path: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_what_is_missing_is_told_in_one_line(
     assert not (tmp_path / "receiver.db").exists(), "a webhook needs no database"
 
 
+@pytest.mark.slow
 def test_while_reader_has_us_wait_the_commands_wait_too(reader: BackgroundSandbox, tmp_path: Path) -> None:
     with Served(tmp_path, settings=knowing(reader)) as server:
         reader.faults["rate_limit"] = {"rate": 1, "times": 1, "value": 30}

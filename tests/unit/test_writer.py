@@ -40,7 +40,7 @@ async def test_a_thread_that_wakes_after_hours_is_not_taken_for_one_that_stands_
 
     writer = Writer(begin, group, threads=1, now=now)
     assert await writer.arrive(1) == 1
-    while not writer._idle:
+    while not writer._idle:  # noqa: ASYNC110 - a thread goes to rest, and tells nobody
         await asyncio.sleep(0)
     hours, waking = 3 * 3600.0, True
     assert await writer.arrive(2) == 2
