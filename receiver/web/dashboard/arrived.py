@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PAGE = 25
 OUTCOMES: Final = ("accepted", "duplicate", "ignored", "quarantined")
-AMONG: Final = 500
+AMONG: Final = 100
 """Deliveries that are looked through for duplicates, the newest."""
 _SHOWN = 100_000
 """Bytes of a body that are shown; the whole can be downloaded."""
