@@ -11,25 +11,19 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from mangum import Mangum
 
-from receiver.clock import SystemClock
-from receiver.errors import ReceiverError, SettingsError, UsageError
-from receiver.ingest import Ingest
+from receiver.errors import SettingsError, UsageError
 from receiver.logs import configure
 from receiver.serverless import settle
+from receiver.serverless.function import Function
 from receiver.settings import Settings, load
 from receiver.store.engine import Database
-from receiver.web.keyring import Keyring
-from receiver.web.webhook import UNAVAILABLE, WEBHOOK, WebhookEndpoint, send_answer
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
     from receiver.app import Receiver
 
 LONGEST_TICK: Final = 50.0
@@ -41,7 +35,7 @@ _AWS_WITHIN: Final = 1.0
 log = structlog.get_logger("receiver.aws")
 
 
-class Lambda:
+class Lambda(Function):
     """A handler for Lambda. `build` makes the Receiver, with handlers of yours if you like; only a pass of `tick` and `/v1` need it.
 
     `READER_…` and `RECEIVER_…` come from the environment, and from the Secrets Manager secret that `RECEIVER_AWS_SECRET` names, a JSON
@@ -50,10 +44,8 @@ class Lambda:
     """
 
     def __init__(self, build: Callable[[Settings], Receiver] | None = None) -> None:
-        self._build = build
-        self._clock = SystemClock()
+        super().__init__(build)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ingest: Ingest | None = None
 
     def __call__(self, event: dict[str, Any], context: Any) -> Any:
         """One invocation. Raises `ReceiverError` where a pass could not be made, which Lambda counts as an error."""
@@ -79,67 +71,23 @@ class Lambda:
         assert self._loop is not None
         return self._loop.run_until_complete(work)
 
-    @cached_property
-    def _settings(self) -> Settings:
-        """Tried again by the next invocation where it failed: a secret may be made after the function."""
+    def _load(self) -> Settings:
         name = os.environ.get("RECEIVER_AWS_SECRET")
         return load(**_secret(name)) if name else load()
 
-    @cached_property
-    def _endpoint(self) -> WebhookEndpoint:
-        return WebhookEndpoint.of(self._settings, lambda: self._ingest, keyring=self._keyring, clock=self._clock)
-
-    @cached_property
-    def _keyring(self) -> Keyring:
-        return Keyring(self._settings.secrets)
-
-    @cached_property
-    def _receiver(self) -> Receiver:
-        from receiver.app import Receiver  # noqa: PLC0415 - twice as much to load as a delivery needs
-
-        receiver = (self._build or Receiver)(self._settings)
-        receiver.keyring = self._keyring  # `/readyz` tells of the deliveries that came past it
-        return receiver
-
     def _http(self, event: dict[str, Any], context: Any) -> Any:
-        answer = Mangum(self._app, lifespan="off")(event, context)
+        answer = Mangum(self._answer, lifespan="off")(event, context)
         queue = os.environ.get("RECEIVER_POKE_QUEUE")
         if queue and answer["statusCode"] == 202:
             _poke(queue)
         return answer
 
-    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            if scope["path"] == WEBHOOK:
-                await self._take(scope, receive, send)
-            else:
-                await self._ask(scope, receive, send)
-        except ReceiverError as error:
-            log.error("unavailable", hint=str(error))  # noqa: TRY400 - one line
-            await send_answer(send, UNAVAILABLE)
-
-    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A delivery. Its connection stays open for the next one; what died while we were frozen is replaced."""
-        endpoint = self._endpoint
-        if self._ingest is None:
-            database = await asyncio.to_thread(Database.of, self._settings, self._clock)
-            self._ingest = Ingest(database, self._clock, on_cue=_nobody_waits)
-        await endpoint(scope, receive, send)
-
-    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._receiver.running(loops=False):
-            await self._receiver.app(scope, receive, send)
-
     async def _tick(self, seconds: float) -> dict[str, Any]:
         self._settings.require_api_key()
-        async with self._receiver.running(loops=False) as runtime:
-            done = await runtime.tick(seconds)
+        async with self._running() as runtime:
+            done: dict[str, Any] = await runtime.tick(seconds)
         log.info("tick", **done)
         return done
-
-
-def _nobody_waits() -> None:
-    """No loop of ours runs here."""
 
 
 def _is_schedule(event: dict[str, Any]) -> bool:

@@ -13,21 +13,14 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from pydantic import SecretStr
 
-from receiver.clock import SystemClock
-from receiver.errors import ReceiverError
-from receiver.ingest import Ingest
 from receiver.logs import configure
 from receiver.serverless import settle
+from receiver.serverless.function import Function
 from receiver.settings import Settings, load
-from receiver.store.engine import Database
-from receiver.web.keyring import Keyring
-from receiver.web.webhook import UNAVAILABLE, WEBHOOK, WebhookEndpoint, send_answer
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -36,20 +29,16 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("VERCEL", "1")  # whatever runs here, its disk goes with the process
 
-log = structlog.get_logger("receiver.vercel")
 
-
-class Vercel:
+class Vercel(Function):
     """The function. `build` makes the Receiver, with handlers of yours if you like; they run in the passes of `/internal/tick`.
 
     `CRON_SECRET`, which Vercel's cron sends as a bearer token, counts as one of `RECEIVER_API_KEYS`.
     """
 
     def __init__(self, build: Callable[[Settings], Receiver] | None = None) -> None:
-        self._build = build
-        self._clock = SystemClock()
-        self._ingest: Ingest | None = None
-        self._connecting, self._opening = asyncio.Lock(), asyncio.Lock()
+        super().__init__(build)
+        self._opening = asyncio.Lock()
         self._open: AbstractAsyncContextManager[Any] | None = None
         self._using = 0
         self._logs = False
@@ -75,58 +64,24 @@ class Vercel:
 
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._answer(scope, received, sent), self._loop))
 
-    @cached_property
-    def _settings(self) -> Settings:
+    def _load(self) -> Settings:
         settings = load()
         if cron := os.environ.get("CRON_SECRET"):
             return settings.model_copy(update={"receiver_api_keys": (*settings.receiver_api_keys, SecretStr(cron))})
         return settings
 
-    @cached_property
-    def _endpoint(self) -> WebhookEndpoint:
-        return WebhookEndpoint.of(self._settings, lambda: self._ingest, keyring=self._keyring, clock=self._clock)
-
-    @cached_property
-    def _keyring(self) -> Keyring:
-        return Keyring(self._settings.secrets)
-
-    @cached_property
-    def _receiver(self) -> Receiver:
-        from receiver.app import Receiver  # noqa: PLC0415 - twice as much to load as a delivery needs
-
-        receiver = (self._build or Receiver)(self._settings)
-        receiver.keyring = self._keyring  # `/readyz` tells of the deliveries that came past it
-        return receiver
-
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._logs:  # not before the runtime has put something else in the place of stderr
             configure("json")
             self._logs = True
-        try:
-            if scope["path"] == WEBHOOK:
-                await self._take(scope, receive, send)
-            else:
-                async with self._running():
-                    await self._receiver.app(scope, receive, send)
-        except ReceiverError as error:
-            log.error("unavailable", hint=str(error))  # noqa: TRY400 - one line
-            await send_answer(send, UNAVAILABLE)
-
-    async def _take(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A delivery. Its connection stays open for the next one; what died while we were frozen is replaced."""
-        endpoint = self._endpoint
-        async with self._connecting:
-            if self._ingest is None:
-                database = await asyncio.to_thread(Database.of, self._settings, self._clock)
-                self._ingest = Ingest(database, self._clock, on_cue=_nobody_waits)
-        await endpoint(scope, receive, send)
+        await super()._answer(scope, receive, send)
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:
         """The receiver, started for all that are here at once."""
         async with self._opening:
             if not self._using:
-                self._open = self._receiver.running(loops=False)
+                self._open = super()._running()
                 await self._open.__aenter__()
             self._using += 1
         try:
@@ -149,10 +104,6 @@ async def _live(receive: Receive, send: Send) -> None:
         await send({"type": f"lifespan.{stage}.complete"})
         if stage == "shutdown":
             return
-
-
-def _nobody_waits() -> None:
-    """No loop of ours runs here."""
 
 
 settle()
