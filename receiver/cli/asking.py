@@ -42,7 +42,7 @@ class Aside:
 
     async def release(self, grant: None, *, tally: str) -> None: ...
 
-    async def pause(self, name: str, *, seconds: float, reason: str) -> None:  # noqa: ARG002
+    async def pause(self, name: str, *, seconds: float, reason: str) -> None:  # noqa: ARG002 - the protocol's, as above
         self.trouble = name
 
     async def learn_limit(self, rpm: int) -> None: ...

@@ -52,7 +52,7 @@ def listen(
     show.begins(settings.reader_base_url, url, sorted(wanted))
     try:
         asyncio.run(_forward(settings, wanted, url, show))
-    except BaseExceptionGroup as group:
+    except BaseExceptionGroup as group:  # of a task group, whatever it holds: the first trouble is the cause
         raise _first(group) from None
 
 

@@ -56,7 +56,7 @@ class KafkaTarget(BrokerTarget):
         if (line.trouble or error.fatal() or code in _ANEW) and self._line is line:
             self._line = None  # the next attempt begins anew, and nobody calls meanwhile
             line.retire()
-        if code == KafkaError._MSG_TIMED_OUT:  # noqa: SLF001
+        if code == KafkaError._MSG_TIMED_OUT:  # noqa: SLF001 - named so by the client, as above
             raise TimeoutError
         if code in _NO_TOPIC:
             raise HookError(f"{self.server}: there is no topic {topic!r}: create it")
