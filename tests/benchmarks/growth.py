@@ -212,10 +212,9 @@ def two_of_sqlite() -> Iterator[tuple[Place, Place]]:
 
 @contextmanager
 def two_of_postgresql() -> Iterator[tuple[Place, Place]]:
-    server = Server()
+    server = Server(durable=True)
     try:
         with psycopg.connect(str(server._server.get_uri()), autocommit=True) as admin:
-            admin.execute("ALTER SYSTEM SET fsync = on")
             admin.execute("ALTER SYSTEM SET max_wal_size = '4GB'")
             admin.execute("SELECT pg_reload_conf()")
         with server.empty() as one, server.empty() as other:

@@ -134,7 +134,7 @@ async def _processes(folder: Path, database: str, hook: str) -> AsyncIterator[tu
 
 @contextmanager
 def _databases(folder: Path) -> Iterator[dict[str, str]]:
-    server = Server()
+    server = Server(durable=True)
     try:
         with server.migrated() as url:
             yield {"SQLite": f"sqlite:///{folder}/receiver.db", "PostgreSQL": url}
