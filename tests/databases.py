@@ -161,7 +161,7 @@ class Store:
         if self._side is not None:
             self._side.execute("CALL by_hand.wipe()")
         else:
-            self.write(lambda tx: [tx.execute(table.delete()) for table in metadata.tables.values()])
+            self.write(_empty)
         self.advance(NOW - self.now)
 
     def open(self) -> Database:
@@ -317,6 +317,13 @@ _NOTE_POSTGRESQL = (
     "CREATE TRIGGER noted AFTER UPDATE ON {} FOR EACH ROW EXECUTE FUNCTION note()",
 )
 _UNNOTE_POSTGRESQL = ("DROP TRIGGER noted ON {}", "DROP FUNCTION note", "DROP TABLE written")
+
+
+def _empty(tx: Transaction) -> None:
+    for table in metadata.tables.values():
+        tx.execute(table.delete())
+    assert tx.held is not None
+    tx.held.forget()
 
 
 def _run(tx: Transaction, statements: Sequence[str], table: str) -> None:

@@ -142,12 +142,13 @@ def understand(body: bytes, claims: Claims, *, signed: bool) -> Delivery:
         meaning = _MEANINGS.get(event, Meaning.NOTHING)
     digest = sha256(body).hexdigest()[:_DIGEST]
     if not signed or timestamp is None:
-        signed_at, keys = None, _unsigned_keys(delivery_id, digest)
+        # Keys of their own: what anybody can send must not make what Reader sends a duplicate.
+        signed_at, key = None, f"u:{digest}:{delivery_id or ''}"
     else:
-        signed_at = int(timestamp)
         # The key stands for the signature, which is a function of the two. Led by the time, so that new keys append to the index.
-        keys = f"s{timestamp}:{digest}", () if delivery_id is None else _id_keys(delivery_id, signed_at)
-    return Delivery(body, meaning, job_id, event, reason, delivery_id, signed_at, digest, *keys)
+        signed_at, key = int(timestamp), f"s{timestamp}:{digest}"
+    keys = id_keys(delivery_id, signed_at)
+    return Delivery(body, meaning, job_id, event, reason, delivery_id, signed_at, digest, key, keys)
 
 
 def _id_keys(delivery_id: str, timestamp: int) -> tuple[str, ...]:
@@ -157,14 +158,16 @@ def _id_keys(delivery_id: str, timestamp: int) -> tuple[str, ...]:
     return (key,) if passed < _SPAN - _OVERLAP else (key, f"d{span + 1:06}:{delivery_id}")
 
 
-def _unsigned_keys(delivery_id: str | None, digest: str) -> tuple[str, tuple[str, ...]]:
-    # Keys of their own: what anybody can send must not make what Reader sends a duplicate.
-    return f"u:{digest}:{delivery_id or ''}", () if delivery_id is None else (f"ud:{delivery_id}",)
-
-
 def key_by_id(delivery_id: str | None, timestamp: int | None) -> str | None:
     """Of a signed delivery: the key by which it is known when it is signed anew under the same id."""
     return None if delivery_id is None or timestamp is None else _id_keys(delivery_id, timestamp)[0]
+
+
+def id_keys(delivery_id: str | None, timestamp: int | None) -> tuple[str, ...]:
+    """What `Delivery.id_keys` was of a delivery with this id; `timestamp` is None if it was not signed."""
+    if delivery_id is None:
+        return ()
+    return (f"ud:{delivery_id}",) if timestamp is None else _id_keys(delivery_id, timestamp)
 
 
 def keys_signed_before(timestamp: float) -> tuple[tuple[str, str], ...]:

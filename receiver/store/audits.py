@@ -39,6 +39,8 @@ def note(tx: Transaction, sent: Sent, *, at: float) -> None:
 
 def arrived(tx: Transaction, *, signed_since: float) -> int:
     """Deliveries that came, those that came again included, signed at that time (Unix seconds) or later."""
+    if tx.held is not None:
+        tx.held.spill(tx)
     # Keys of signed deliveries are led by their timestamp, of ten digits for some centuries to come.
     chosen = select(func.coalesce(func.sum(seen.c.hits), 0)).where(seen.c.key >= f"s{int(signed_since)}", seen.c.key < "t")
     return int(tx.execute(chosen).scalar_one())

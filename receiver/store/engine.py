@@ -21,6 +21,7 @@ from receiver.clock import Clock
 from receiver.errors import SettingsError, StoreError
 from receiver.store import ephemeral, inbox, postgresql, schema
 from receiver.store.failures import is_passing, translate
+from receiver.store.held_keys import HeldKeys
 from receiver.store.lock import DatabaseLock
 from receiver.store.postgresql import DEFAULTS, Line, Options
 from receiver.store.transaction import Transaction
@@ -143,6 +144,7 @@ class Database:
         self.line = engines.line
         self._batches: deque[int] = deque(maxlen=_BATCHES)
         self._readers = ThreadPoolExecutor(engines.readers, thread_name_prefix="reader")
+        self._held = HeldKeys() if writes and not self.is_postgresql else None
         self._writer: Writer[inbox.Arrival, inbox.Outcome] | None = None
         if writes:
             self._writer = Writer(self._begin_write, self._take_in, threads=engines.writers, now=clock.monotonic)
@@ -251,8 +253,14 @@ class Database:
 
     @contextmanager
     def _begin_write(self) -> Iterator[Transaction]:
-        with self._engines.writing.begin() as connection:
-            yield Transaction(connection, self._clock.steady)
+        committed = False
+        try:
+            with self._engines.writing.begin() as connection:
+                yield Transaction(connection, self._clock.steady, self._held)
+            committed = True
+        finally:
+            if self._held is not None:
+                self._held.settle(committed=committed)
 
     def _prepare(self, *, readonly: bool, migrate: bool) -> None:
         try:
@@ -265,6 +273,8 @@ class Database:
                 # The leases of a process that is gone: nobody else can hold any while we have the lock.
                 with self._begin_write() as tx:
                     schema.clear_leases(tx)
+                    if self._held is not None:
+                        self._held.recall(tx)
         except SQLAlchemyError as error:
             raise StoreError(f"{translate(error)}: check RECEIVER_DATABASE_URL") from error
 

@@ -12,6 +12,7 @@ from sqlalchemy import Double, Integer, bindparam, cast, func, select
 
 from receiver.core.delivery import Delivery, Meaning
 from receiver.store import jobs
+from receiver.store.held_keys import Key
 from receiver.store.many import TRUE, insert_if_new, insert_rows, members
 from receiver.store.tables import deliveries, seen
 from receiver.store.tables import jobs as jobs_table
@@ -95,17 +96,20 @@ def outcome_of(delivery: Delivery, *, known: bool) -> Literal["accepted", "ignor
 def _note_keys(tx: Transaction, arrivals: Sequence[Arrival]) -> Iterable[_Known]:
     """Insert all keys; return what was known of each arrival, in order."""
     at = arrivals[0].at
-    rows = [(key, at, told.digest) for told, _ in arrivals for key in (told.key, *told.id_keys)]
-    if tx.is_postgresql:
-        rows.sort()  # so that two replicas' batches never wait for each other in a ring
-    if insert_if_new(tx, seen, ("key", "first_at", "digest"), rows):
-        return repeat(_Known())
-    return _known(tx, arrivals, rows)
+    keys = [(key, at, told.digest) for told, _ in arrivals for key in (told.key, *told.id_keys)]
+    if tx.held is not None:
+        new = tx.held.hold_if_new(tx, keys)
+    else:
+        # Sorted, so that two replicas' batches never wait for each other in a ring.
+        new = insert_if_new(tx, seen, ("key", "first_at", "digest"), sorted(keys))
+    return repeat(_Known()) if new else _known(tx, arrivals, keys)
 
 
-def _known(tx: Transaction, arrivals: Sequence[Arrival], rows: Sequence[tuple[str, float, str]]) -> Iterator[_Known]:
+def _known(tx: Transaction, arrivals: Sequence[Arrival], keys: Sequence[Key]) -> Iterator[_Known]:
     at = arrivals[0].at
-    counts = Counter(key for key, _, _ in rows)
+    if tx.held is not None:
+        tx.held.spill(tx)
+    counts = Counter(key for key, _, _ in keys)
     first = {key: told.digest for told, _ in reversed(arrivals) for key in (told.key, *told.id_keys)}
     found = _hit(tx, [(key, first[key], count) for key, count in counts.items()], at)
     # Taken out as they are met: within the batch the first of equals is the new one.
@@ -131,8 +135,10 @@ def _taken(keys: set[str], key: str) -> bool:
     return False
 
 
-def _hit(tx: Transaction, keys: Iterable[tuple[str, str, int]], at: float) -> dict[str, tuple[int, str]]:
+def _hit(tx: Transaction, keys: Sequence[tuple[str, str, int]], at: float) -> dict[str, tuple[int, str]]:
     """Insert keys, or count those that are known: (key, digest, how often). Returns their hits by now, and the first's digest."""
+    if tx.held is not None:
+        tx.held.written([key for key, _, _ in keys])
     # Sorted, as above.
     given = json.dumps({key: f"{digest:32}{count}" for key, digest, count in sorted(keys)})
     return {key: (hits, digest) for key, hits, digest in tx.execute(_note(tx), {"keys": given, "at": at})}

@@ -60,6 +60,7 @@ def old_grants(tx: Transaction, before: float, after: Any) -> Part:
 
 def signed_keys(tx: Transaction, before: float, after: str | None) -> Part:
     """Dedupe keys of deliveries signed `before`: they are led by that time, so no index of another time is needed."""
+    _spill(tx)
     for first, end in keys_signed_before(before):
         if after is not None and after >= end:
             continue
@@ -75,10 +76,16 @@ def signed_keys(tx: Transaction, before: float, after: str | None) -> Part:
 def unsigned_keys(tx: Transaction, before: float, after: Any) -> Part:
     """Those of deliveries that nobody signed, and that came `before`."""
     del after
+    _spill(tx)
     old = select(seen.c.key).where(text(UNSIGNED), seen.c.first_at < before).order_by(seen.c.first_at, seen.c.key).limit(ROWS)
     keys = list(tx.execute(old).scalars())
     tx.execute(delete(seen).where(seen.c.key.in_(keys)))
     return Part(len(keys), len(keys) == ROWS or None)
+
+
+def _spill(tx: Transaction) -> None:
+    if tx.held is not None:
+        tx.held.spill(tx)
 
 
 def old_deliveries(tx: Transaction, before: float, after: int | None) -> Part:

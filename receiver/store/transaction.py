@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from receiver.store.postgresql import lock_key
+
+if TYPE_CHECKING:
+    from receiver.store.held_keys import HeldKeys
 
 
 def per_dialect(build: Callable[[Callable[[Table], Any]], Any]) -> Callable[[Transaction], Any]:
@@ -38,8 +41,10 @@ class Transaction:
     clock serves: a leap of the wall clock then moves neither leases nor due times.
     """
 
-    def __init__(self, connection: Connection, steady: Callable[[], float]) -> None:
+    def __init__(self, connection: Connection, steady: Callable[[], float], held: HeldKeys | None = None) -> None:
         self.connection = connection
+        self.held = held
+        """Dedupe keys that are not in the database yet: on SQLite, in transactions that write."""
         self.execute = connection.execute
         self._steady = steady
         self._now: float | None = None

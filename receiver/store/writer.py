@@ -37,6 +37,8 @@ ABREAST = 2
 each with its whole cost."""
 _STUCK = 0.1
 """Seconds after which a group holds up no other: what it waits for may be somebody else's lock."""
+_GATHER = 0.005
+"""Seconds that a delivery waits for company, at most: the loop may stand still, or be gone."""
 TRIES = 5
 """Times a transaction is begun that is not to blame for its end: deadlocks, and connections that broke while they lay idle."""
 QUEUE = 4096
@@ -91,7 +93,8 @@ class Writer(Generic[A, R]):
         self._at_once = GROUP * threads
         self._idle = 0
         self._under_way: dict[int, float] = {}  # the threads that write groups, and since when
-        self._nudging: asyncio.AbstractEventLoop | None = None
+        self._gathering: asyncio.AbstractEventLoop | None = None
+        self._together = 0  # so many were in the last group
         self._moved_at = now()
         self._commit = 0.0
         for number in range(threads):
@@ -115,10 +118,8 @@ class Writer(Generic[A, R]):
         loop = asyncio.get_running_loop()
         waiting = Waiting(arrival, loop, tell)
         self._arrivals.append(waiting)
-        if self._nudging is not loop:
-            # Once all that arrived together is here: one lock for all of it, and a thread that then need not compete for its turn.
-            self._nudging = loop
-            loop.call_soon(self._nudge)
+        if self._gathering is not loop:
+            self._gather(loop)
         return waiting
 
     def submit(self, work: Callable[[Transaction], R]) -> asyncio.Future[R]:
@@ -150,16 +151,46 @@ class Writer(Generic[A, R]):
 
     def _may_group(self) -> bool:
         """Whether to begin with what has arrived, or let more of it come together."""
+        if self._gathering is not None and len(self._arrivals) < GROUP:
+            return False
         if not self._under_way or not self._arrivals:
             return bool(self._arrivals)
         if len(self._under_way) < ABREAST or len(self._arrivals) >= GROUP:
             return True
         return self._now() - min(self._under_way.values()) > _STUCK
 
-    def _nudge(self) -> None:
-        self._nudging = None
-        with self._wake:
-            self._wake.notify()
+    def _wait(self) -> None:
+        if not self._arrivals:
+            self._wake.wait()
+        elif self._gathering is None:
+            self._wake.wait(_STUCK)
+        elif not self._wake.wait(_GATHER):
+            self._gathering = None
+
+    def _may_turn_to_task(self, arrivals_turn: bool) -> bool:  # noqa: FBT001 - asked at each step
+        return bool(self._tasks) and not (arrivals_turn and self._arrivals and self._gathering is not None)
+
+    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let what arrives together be written together: a group ends with the first turn of the loop in which nothing more came.
+
+        One lock and one commit for all of it; and the thread then need not compete with the loop, which has nothing to do meanwhile.
+        """
+        self._gathering = loop
+        here = 0
+
+        def look() -> None:
+            nonlocal here
+            before, here = here, len(self._arrivals)
+            goes_on = before < here < GROUP and (here > 1 or self._together > 1)
+            if goes_on:
+                loop.call_soon(look)
+            else:
+                self._gathering = None
+            if before == 0 or not goes_on:
+                with self._wake:
+                    self._wake.notify()
+
+        loop.call_soon(look)
 
     def _run(self) -> None:
         try:
@@ -174,8 +205,8 @@ class Writer(Generic[A, R]):
         while True:
             with self._wake:
                 self._idle += 1
-                while not (self._may_group() or self._tasks or (self._stopping and not self._arrivals)):
-                    self._wake.wait(_STUCK if self._arrivals else None)
+                while not (self._may_group() or self._may_turn_to_task(arrivals_turn) or (self._stopping and not self._arrivals)):
+                    self._wait()
                 # In this order, for the loop looks at them without the lock: a pause without work must not look like a standstill.
                 self._moved_at = self._now()
                 self._idle -= 1
@@ -184,6 +215,7 @@ class Writer(Generic[A, R]):
                 if self._may_group() and (arrivals_turn or not self._tasks):
                     batch = [self._arrivals.popleft() for _ in range(min(GROUP, len(self._arrivals)))]
                     task = None
+                    self._together = len(batch)
                     self._under_way[threading.get_ident()] = self._moved_at
                 else:
                     batch, task = [], self._tasks.popleft()

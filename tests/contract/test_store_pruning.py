@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -433,7 +434,7 @@ def test_what_was_pruned_still_counts(store: Store) -> None:
     for function in (pruning.old_results, pruning.old_events, pruning.old_deliveries):
         prune(store, function, before=NOW + DAY)
     after = store.read(figures.read)
-    assert after == before
+    assert replace(after, files={}) == replace(before, files={})
     assert (after.outcomes, after.hook_deliveries["delivered"]) == ({("completed", "webhook"): 1}, 1)
     assert (after.delivered.count, after.delivered.within[:3], after.delivered.total) == (1, [0, 0, 1], 3.0)
 
