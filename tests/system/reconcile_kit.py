@@ -217,6 +217,8 @@ class World:
             wait = min(due, default=None)
             if until is not None and (wait is None or self.clock.steady() + wait > until):
                 self.clock.turn(until - self.clock.steady())
+                # A thread that was writing meanwhile looks as if it had stood still: the next delivery would be turned away.
+                await self.runtime.database.write(lambda _: None)
                 return
             assert wait is not None, f"nothing will ever be due; {self.looks()}"
             self.clock.turn(wait + 0.001)
