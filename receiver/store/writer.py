@@ -1,8 +1,9 @@
 """Everything that is written goes through here: one queue, and few threads that turn it into transactions.
 
 **Group commit**: all deliveries that wait at the same moment share one transaction, and so one fsync; each is answered only
-after its own commit. Between two such groups one other transaction has its turn, so neither starves the other, and no delivery
-waits for more than one of them.
+after its own commit. Who was answered just now is about to send the next one: the next group waits a moment for that, else there
+would be two halves that take turns, each with its whole cost. Between two such groups one other transaction has its turn, so neither
+starves the other, and no delivery waits for more than one of them.
 
 **Overload is honest**: an arrival that is not expected to be stored in time is refused at once, so that those before it are.
 
@@ -37,8 +38,8 @@ ABREAST = 2
 each with its whole cost."""
 _STUCK = 0.1
 """Seconds after which a group holds up no other: what it waits for may be somebody else's lock."""
-_GATHER = 0.005
-"""Seconds that a delivery waits for company, at most: the loop may stand still, or be gone."""
+_PAUSE = 0.0002
+"""Seconds without an arrival after which a group waits for no more of them."""
 TRIES = 5
 """Times a transaction is begun that is not to blame for its end: deadlocks, and connections that broke while they lay idle."""
 QUEUE = 4096
@@ -93,8 +94,9 @@ class Writer(Generic[A, R]):
         self._at_once = GROUP * threads
         self._idle = 0
         self._under_way: dict[int, float] = {}  # the threads that write groups, and since when
-        self._gathering: asyncio.AbstractEventLoop | None = None
-        self._together = 0  # so many were in the last group
+        self._nudging: asyncio.AbstractEventLoop | None = None
+        self._gathering = False
+        self._company = 0  # so many came by the time the last group was written
         self._moved_at = now()
         self._commit = 0.0
         for number in range(threads):
@@ -118,8 +120,10 @@ class Writer(Generic[A, R]):
         loop = asyncio.get_running_loop()
         waiting = Waiting(arrival, loop, tell)
         self._arrivals.append(waiting)
-        if self._gathering is not loop:
-            self._gather(loop)
+        if self._nudging is not loop:
+            # Once all that arrived together is here: one lock for all of it, and a thread that then need not compete for its turn.
+            self._nudging = loop
+            loop.call_soon(self._nudge)
         return waiting
 
     def submit(self, work: Callable[[Transaction], R]) -> asyncio.Future[R]:
@@ -151,46 +155,29 @@ class Writer(Generic[A, R]):
 
     def _may_group(self) -> bool:
         """Whether to begin with what has arrived, or let more of it come together."""
-        if self._gathering is not None and len(self._arrivals) < GROUP:
-            return False
         if not self._under_way or not self._arrivals:
             return bool(self._arrivals)
         if len(self._under_way) < ABREAST or len(self._arrivals) >= GROUP:
             return True
         return self._now() - min(self._under_way.values()) > _STUCK
 
-    def _wait(self) -> None:
-        if not self._arrivals:
-            self._wake.wait()
-        elif self._gathering is None:
-            self._wake.wait(_STUCK)
-        elif not self._wake.wait(_GATHER):
-            self._gathering = None
+    def _nudge(self) -> None:
+        self._nudging = None
+        if not self._gathering or len(self._arrivals) >= self._company:
+            with self._wake:
+                self._wake.notify()
 
-    def _may_turn_to_task(self, arrivals_turn: bool) -> bool:  # noqa: FBT001 - asked at each step
-        return bool(self._tasks) and not (arrivals_turn and self._arrivals and self._gathering is not None)
+    def _gather(self) -> None:
+        """Let those come that came with the last group: their senders have just been answered, and one commit does for all.
 
-    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let what arrives together be written together: a group ends with the first turn of the loop in which nothing more came.
-
-        One lock and one commit for all of it; and the thread then need not compete with the loop, which has nothing to do meanwhile.
+        Until as many are here, or nobody has come for a moment.
         """
-        self._gathering = loop
         here = 0
-
-        def look() -> None:
-            nonlocal here
-            before, here = here, len(self._arrivals)
-            goes_on = before < here < GROUP and (here > 1 or self._together > 1)
-            if goes_on:
-                loop.call_soon(look)
-            else:
-                self._gathering = None
-            if before == 0 or not goes_on:
-                with self._wake:
-                    self._wake.notify()
-
-        loop.call_soon(look)
+        self._gathering = True
+        while here < len(self._arrivals) < self._company:
+            here = len(self._arrivals)
+            self._wake.wait(_PAUSE)
+        self._gathering = False
 
     def _run(self) -> None:
         try:
@@ -205,17 +192,17 @@ class Writer(Generic[A, R]):
         while True:
             with self._wake:
                 self._idle += 1
-                while not (self._may_group() or self._may_turn_to_task(arrivals_turn) or (self._stopping and not self._arrivals)):
-                    self._wait()
+                while not (self._may_group() or self._tasks or (self._stopping and not self._arrivals)):
+                    self._wake.wait(_STUCK if self._arrivals else None)
                 # In this order, for the loop looks at them without the lock: a pause without work must not look like a standstill.
                 self._moved_at = self._now()
                 self._idle -= 1
                 if not (self._arrivals or self._tasks):
                     return
                 if self._may_group() and (arrivals_turn or not self._tasks):
+                    self._gather()
                     batch = [self._arrivals.popleft() for _ in range(min(GROUP, len(self._arrivals)))]
                     task = None
-                    self._together = len(batch)
                     self._under_way[threading.get_ident()] = self._moved_at
                 else:
                     batch, task = [], self._tasks.popleft()
@@ -224,6 +211,7 @@ class Writer(Generic[A, R]):
                 self._write_group([waiting for waiting in batch if not waiting.is_over])
                 with self._wake:
                     del self._under_way[threading.get_ident()]
+                    self._company = min(len(batch) + len(self._arrivals), GROUP)
                     if self._arrivals and self._tasks:  # of which only one is taken here
                         self._wake.notify()
             elif not task.is_over:
