@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from psycopg import sql
 from sqlalchemy import Engine, Table, event, insert, select, text
 
 from receiver.clock import SystemClock
-from receiver.store import inbox
+from receiver.store import inbox, schema
 from receiver.store.engine import Database
 from receiver.store.inbox import Arrival, Outcome
 from receiver.store.tables import metadata
@@ -90,7 +91,7 @@ class Server:
     def migrated(self) -> Iterator[str]:
         """The URL of one with our tables."""
         with self.empty() as url:
-            Database.open(url, SystemClock(), migrate=True).close()
+            _migrate(url)
             yield url
 
     def halt(self) -> None:
@@ -114,6 +115,29 @@ class Server:
         self._admin.close()
         self._server.cleanup()
         shutil.rmtree(self._home, ignore_errors=True)
+
+
+LATER = "RECEIVER_TEST_LATER_SCHEMA"
+"""Set in the environment: the schema is one that a later release has added to."""
+
+
+def _migrate(url: str) -> None:
+    Database.open(url, SystemClock(), migrate=True).close()
+    if LATER in os.environ:
+        add_of_a_later_release(url)
+
+
+def add_of_a_later_release(url: str) -> None:
+    """What a migration may do within an era: a table, an index, and to each table a column that may be left out."""
+    database = Database.open(url, SystemClock())
+    number = f"{schema.HEAD.partition('.')[0]}.9999"
+    with database._begin_write() as tx:
+        tx.execute(text("CREATE TABLE added (id integer PRIMARY KEY)"))
+        tx.execute(text("CREATE INDEX added_to_jobs ON jobs (status, id)"))
+        for table in metadata.tables.values():
+            tx.execute(text(f"ALTER TABLE {table.name} ADD COLUMN added text DEFAULT 'x' NOT NULL"))
+        tx.execute(text(f"UPDATE alembic_version SET version_num = '{number}'"))
+    database.close()
 
 
 _CALENDAR = f"""
@@ -389,7 +413,7 @@ def postgresql() -> Iterator[Server]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file, to be copied: cheaper than migrating one for each test."""
     path = tmp_path_factory.mktemp("template") / "receiver.db"
-    Database.open(f"sqlite:///{path}", SystemClock()).close()
+    _migrate(f"sqlite:///{path}")
     return path
 
 
@@ -409,9 +433,10 @@ def postgresql_url(postgresql: Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def sqlite_store(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """The one that the tests share."""
     path = tmp_path_factory.mktemp("shared") / "receiver.db"
+    shutil.copy(sqlite_template, path)
     with Store(f"sqlite:///{path}") as opened:
         yield opened
 

@@ -1,4 +1,9 @@
-"""The schema's version: checked at every start, moved on by Alembic."""
+"""The schema's version: checked at every start, moved on by Alembic.
+
+A version is an era and a number, such as 1.4. Within an era a migration only adds what the releases before it do not notice: tables,
+indexes, and columns that may be left out. So any release works with any later version of its own era, and replicas are updated one by
+one while others serve. What they could not work with begins a new era.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from receiver.store.postgresql import lock_key
 from receiver.store.tables import hook_deliveries, jobs, leases, submissions
 from receiver.store.transaction import Transaction, schema_of
 
-HEAD: Final = "0001"
+HEAD: Final = "1.1"
 """The newest revision in `migrations/versions`."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _LOCK = 0x536368656D61  # any number that is ours alone
@@ -31,15 +36,14 @@ def version(connection: Connection) -> str | None:
 def migrate(connection: Connection) -> bool:
     """Bring the schema to `HEAD`, in one transaction; True if there was anything to do.
 
-    Raises `SettingsError` for a schema newer than this release knows: going back could lose data.
+    Raises `SettingsError` for a schema of an era that this release does not know: going back could lose data.
     """
     with connection.begin():
         if connection.dialect.name == "postgresql":
             _prepare_postgresql(connection)
         current = version(connection)
-        if current == HEAD:
+        if _is_enough(current):
             return False
-        _refuse_newer(current)
         # Imported here: Alembic takes a while to load, and nearly every start finds nothing to migrate.
         from alembic import command  # noqa: PLC0415
         from alembic.config import Config  # noqa: PLC0415
@@ -71,11 +75,10 @@ def _prepare_postgresql(connection: Connection) -> None:
 
 
 def check(connection: Connection) -> None:
-    """Raises `SettingsError`, with the command that helps, unless the schema is at `HEAD`."""
+    """Raises `SettingsError`, with the command that helps, unless this release can work with the schema."""
     current = version(connection)
     connection.rollback()
-    _refuse_newer(current)
-    if current != HEAD:
+    if not _is_enough(current):
         state = "has no tables yet" if current is None else f"is at version {current}, and this release needs {HEAD}"
         raise SettingsError(f"the database {state}: run `receiver migrate`")
 
@@ -87,6 +90,22 @@ def clear_leases(tx: Transaction) -> None:
     tx.execute(delete(leases))
 
 
-def _refuse_newer(current: str | None) -> None:
-    if current is not None and current > HEAD:
-        raise SettingsError(f"the database is at version {current}, newer than this release knows ({HEAD}): update receiver")
+def _is_enough(current: str | None) -> bool:
+    if current is None:
+        return False
+    (era, number), (ours, least) = _parsed(current), _parsed(HEAD)
+    if era > ours:
+        raise SettingsError(
+            f"the database is at version {current}, newer than this release can work with ({HEAD}): update receiver"
+        )
+    return era == ours and number >= least
+
+
+def _parsed(version: str) -> tuple[int, int]:
+    era, _, number = version.partition(".")
+    try:
+        return int(era), int(number)
+    except ValueError:
+        raise SettingsError(
+            f"the database is at version {version!r}, which is none of receiver's: check RECEIVER_DATABASE_URL"
+        ) from None

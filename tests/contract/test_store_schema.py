@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -15,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from databases import BACKENDS, Server, Store, in_threads, subprocess_of
+from databases import BACKENDS, LATER, Server, Store, add_of_a_later_release, in_threads, subprocess_of
 from sqlalchemy import CheckConstraint, create_engine, inspect, text
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.pool import NullPool
@@ -138,9 +141,9 @@ def test_postgresql_does_not_migrate_by_itself(postgresql: Server) -> None:
 
 def test_an_older_schema_names_the_command(store: Store) -> None:
     """Where it is not migrated at the start: on PostgreSQL, and for who only reads."""
-    store.write(lambda tx: tx.execute(text("UPDATE alembic_version SET version_num = '0000'")))
+    store.write(lambda tx: tx.execute(text("UPDATE alembic_version SET version_num = '0.9'")))
     try:
-        with pytest.raises(SettingsError, match=f"at version 0000, and this release needs {schema.HEAD}: run `receiver migrate`"):
+        with pytest.raises(SettingsError, match=f"at version 0.9, and this release needs {schema.HEAD}: run `receiver migrate`"):
             opened(store.url, readonly=not store.postgresql)
     finally:
         store.write(lambda tx: tx.execute(text("UPDATE alembic_version SET version_num = :head"), {"head": schema.HEAD}))
@@ -150,10 +153,41 @@ def test_an_older_schema_names_the_command(store: Store) -> None:
 def test_a_newer_schema_is_refused(empty_url: str, options: dict[str, bool]) -> None:
     """Going back could lose data. The refusal holds nothing: another release can open it at once."""
     opened(empty_url, migrate=True)
-    look(empty_url, lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
+    look(empty_url, lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '2.1'")))
     for _ in range(2):
-        with pytest.raises(SettingsError, match="at version 9999, newer than this release knows"):
+        with pytest.raises(SettingsError, match=r"at version 2\.1, newer than this release can work with"):
             opened(empty_url, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"readonly": True}, {"migrate": True}], ids=str)
+def test_a_version_that_is_none_of_ours_is_said_to_be(empty_url: str, options: dict[str, bool]) -> None:
+    opened(empty_url, migrate=True)
+    look(empty_url, lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = 'a1b2c3'")))
+    with pytest.raises(SettingsError, match="'a1b2c3', which is none of receiver's: check RECEIVER_DATABASE_URL"):
+        opened(empty_url, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_release_works_with_a_later_version_of_its_era() -> None:
+    """While replicas are updated one by one, and after going back: the whole contract holds where a later release has added things."""
+    folder = Path(__file__).parent
+    suites = [
+        str(path) for path in folder.glob("test_store_*.py") if path.stem not in {"test_store_schema", "test_store_own_schema"}
+    ]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "-m", "not slow", "-p", "no:cacheprovider", *suites]
+    run = subprocess.run(command, env=os.environ | {LATER: "1"}, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-4000:]
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_a_later_version_is_left_as_it_is(empty_url: str, readonly: bool) -> None:
+    opened(empty_url, migrate=True)
+    add_of_a_later_release(empty_url)
+    before = look(empty_url, describe), look(empty_url, schema.version)
+    opened(empty_url, readonly=readonly)
+    opened(empty_url, migrate=True)
+    assert (look(empty_url, describe), look(empty_url, schema.version)) == before
 
 
 def test_a_migration_that_fails_midway_leaves_nothing(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
