@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from databases import BACKENDS, Server
@@ -77,13 +78,15 @@ def publish(tx: Transaction, numbers: range) -> None:
 
 
 @pytest.fixture(params=BACKENDS)
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Any]]:
-    if request.param == "sqlite":
-        yield lambda: f"sqlite:///{tmp_path}/receiver.db"
-        return
-    server: Server = request.getfixturevalue("postgresql")
-    with server.migrated() as url:
-        yield lambda: url
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """Makes one at each call; returns its URL."""
+    numbers = itertools.count()
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            yield lambda: f"sqlite:///{tmp_path}/{next(numbers)}.db"
+        else:
+            server: Server = request.getfixturevalue("postgresql")
+            yield lambda: stack.enter_context(server.migrated())
 
 
 async def deliver(url: str, *, hangs_for: float) -> dict[str, float]:
@@ -124,8 +127,16 @@ async def deliver(url: str, *, hangs_for: float) -> dict[str, float]:
     return ended
 
 
-async def test_no_hook_waits_for_one_that_hangs_fails_or_is_dead(database: Callable[[], str]) -> None:
+async def test_twice_the_patience_with_one_that_hangs_changes_nothing_for_the_others(new_database: Callable[[], str]) -> None:
+    """Its deliveries are given up, and begun again, all the while."""
+    once = await deliver(new_database(), hangs_for=2.0)
+    twice = await deliver(new_database(), hangs_for=4.0)
+    for name, seconds in once.items():
+        assert twice[name] < 1.5 * seconds + 1, (once, twice)
+
+
+async def test_no_hook_waits_for_one_that_hangs_fails_or_is_dead(new_database: Callable[[], str]) -> None:
     """All is done before the first delivery to the one that hangs is given up: how long that takes is of no consequence to them."""
-    ended = await deliver(database(), hangs_for=HANGS_FOR)
+    ended = await deliver(new_database(), hangs_for=HANGS_FOR)
     if EVENTS <= 5000:  # more may take longer than any delivery may hang
         assert max(ended.values()) < HANGS_FOR, ended
