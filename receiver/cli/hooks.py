@@ -109,7 +109,12 @@ def deliveries(
         emit({"deliveries": [_delivery(each.delivery) | {"log": [_attempt(row) for row in each.log]} for each in found]})
         return
     if not found:
-        out.print("None.")
+        if (name, event, state) == (None, None, None):
+            out.print("Nothing has gone to a hook yet: the first event is told when a job ends.")
+        else:
+            out.print(
+                "No delivery is like that. `receiver hooks` lists the hooks, and this command all that went to them, newest first."
+            )
         return
     table = Table(box=None, header_style="bold")
     for column in ("event", "type", "job", "hook", "state", "attempts", "when", "said"):
