@@ -81,6 +81,7 @@ def connect(url: URL, options: Options) -> Engine:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=options.pool,
+        pool_use_lifo=True,  # the server's process that was used last has most of what it needs at hand
         max_overflow=0,
         hide_parameters=True,
         connect_args=_arguments(url, options),

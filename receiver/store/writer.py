@@ -87,7 +87,8 @@ class Writer(Generic[A, R]):
         self._group = group
         self._arrivals: deque[Waiting] = deque()
         self._tasks: deque[Waiting] = deque()
-        self._wake = threading.Condition()
+        lock = threading.RLock()
+        self._wake, self._all_here = threading.Condition(lock), threading.Condition(lock)
         self._stopping = False
         self._working = threads
         self._now = now
@@ -155,6 +156,8 @@ class Writer(Generic[A, R]):
 
     def _may_group(self) -> bool:
         """Whether to begin with what has arrived, or let more of it come together."""
+        if self._gathering:
+            return False  # another thread is about to take them all
         if not self._under_way or not self._arrivals:
             return bool(self._arrivals)
         if len(self._under_way) < ABREAST or len(self._arrivals) >= GROUP:
@@ -163,9 +166,11 @@ class Writer(Generic[A, R]):
 
     def _nudge(self) -> None:
         self._nudging = None
-        if not self._gathering or len(self._arrivals) >= self._company:
-            with self._wake:
+        with self._wake:
+            if not self._gathering:
                 self._wake.notify()
+            elif len(self._arrivals) >= self._company:
+                self._all_here.notify()
 
     def _gather(self) -> None:
         """Let those come that came with the last group: their senders have just been answered, and one commit does for all.
@@ -176,7 +181,7 @@ class Writer(Generic[A, R]):
         self._gathering = True
         while here < len(self._arrivals) < self._company:
             here = len(self._arrivals)
-            self._wake.wait(_PAUSE)
+            self._all_here.wait(_PAUSE)
         self._gathering = False
 
     def _run(self) -> None:
