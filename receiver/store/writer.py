@@ -209,6 +209,8 @@ class Writer(Generic[A, R]):
                     batch = [self._arrivals.popleft() for _ in range(min(GROUP, len(self._arrivals)))]
                     task = None
                     self._under_way[threading.get_ident()] = self._moved_at
+                    if self._arrivals:  # more than one group
+                        self._wake.notify()
                 else:
                     batch, task = [], self._tasks.popleft()
             arrivals_turn = task is not None
