@@ -142,7 +142,7 @@ async def test_after_failures_of_every_kind_it_arrives_under_the_same_id_with_gr
     bad = [answering(500), answering(302, location="http://127.0.0.1:1/"), resetting, silent, answering(400), answering(404)]
     async with (
         serving(*[timed(script) for script in (*bad, answering(200))]) as there,
-        world(tmp_path, **by_hand(), settings=hooks(hook(there.url, timeout=0.3))) as w,
+        world(tmp_path, **by_hand(), settings=hooks(hook(there.url, timeout=1.0))) as w,
     ):
         job = await ended(w)
         await w.rush(lambda: len(there.asked) == len(bad) + 1)

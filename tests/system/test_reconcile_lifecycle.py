@@ -63,10 +63,10 @@ async def test_two_events_in_one_second_are_one_end(tmp_path: Path) -> None:
 
 
 async def test_what_happened_to_a_job_can_be_read_afterwards(tmp_path: Path) -> None:
-    async with world(tmp_path, seed=1, job_seconds=0.1, settings={"receiver_listen": False}) as w:
+    async with world(tmp_path, seed=1, job_seconds=0.1, settings={"receiver_listen": False}, loops=False) as w:
         job = await w.elsewhere(150)
-        await w.event(job)
         await w.reader.until(lambda: w.deliveries(job))
+        await w.rush(lambda: w.told_of(job))
         story = await w.runtime.database.read(lambda tx: timeline.read(tx, job))
         told = [moment.what for moment in story.moments]
         assert story.whole
