@@ -71,14 +71,14 @@ async def test_what_happened_to_a_job_can_be_read_afterwards(tmp_path: Path) -> 
         told = [moment.what for moment in story.moments]
         assert story.whole
         assert told.count("page") == 2
-        assert [what for what in told if what in {"started", "ended", "webhook", "noticed", "settled", "event", "hook"}] == [
+        assert [what for what in told if what in {"started", "ended", "webhook", "noticed", "settled", "event", "attempt"}] == [
             "started",
             "ended",
             "webhook",
             "noticed",
             "settled",
             "event",
-            "hook",
+            "attempt",
         ]
         assert all(tell(moment) for moment in story.moments)
 
