@@ -90,7 +90,10 @@ class HttpTarget:
         if 200 <= status < 300:
             return Answer(status, said)
         wait = retry_after(answer.headers.get("retry-after"), now=self._clock.wall())
-        raise HookError(f"answered {status}", retry_after=wait, answer=status, excerpt=said)
+        why = f"answered {status}"
+        if 300 <= status < 400:
+            why += ", a redirect, which is not followed: the hook's url must be the place itself"
+        raise HookError(why, retry_after=wait, answer=status, excerpt=said)
 
     def _signed(self, event_id: str, content: str) -> dict[str, str]:
         now = int(self._clock.wall())
