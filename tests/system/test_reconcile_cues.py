@@ -30,7 +30,7 @@ async def test_jobs_whose_webhooks_are_all_lost_are_recovered(tmp_path: Path) ->
 
 
 async def test_an_endpoint_that_was_down_recovers_what_it_missed(tmp_path: Path) -> None:
-    async with world(tmp_path, seed=1, job_seconds=0.3, speed=10) as w:
+    async with world(tmp_path, seed=1, job_seconds=10, speed=10) as w:
         job = (await w.receiver.submit(w.urls(150))).id
         await w.stop()
         await w.reader.settled()
