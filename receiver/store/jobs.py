@@ -55,12 +55,6 @@ _UNPARKED = case(
 """A parked job that is due again goes on as what it was: its pages stored so far are not asked for again."""
 
 
-_PRUNED = exists().where(
-    outcomes.c.job_id == jobs.c.id, outcomes.c.generation == jobs.c.settled_generation, outcomes.c.pruned_at.is_not(None)
-)
-"""The results that readers would see are gone: who tracks the job wants them again."""
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """A row of `jobs`. See the table for what the columns mean."""
@@ -212,7 +206,8 @@ def track(
     }
     if document is not None and isinstance(status := document.get("status"), str):
         values |= {"status": status, "document": json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")}
-    statement = tx.insert(jobs).values(**values, submission_id=submission_id)
+    # Asked for where values stand: SQLAlchemy gives tables within ON CONFLICT no schema.
+    statement = tx.insert(jobs).values(**values, submission_id=submission_id, refetch=_is_pruned(job_id))
     statement = statement.on_conflict_do_update(
         index_elements=[jobs.c.id],
         set_={
@@ -220,10 +215,17 @@ def track(
             "due_at": case((jobs.c.due_at < due_at, jobs.c.due_at), else_=due_at),
             "cue": jobs.c.cue + 1,
             "submission_id": func.coalesce(jobs.c.submission_id, statement.excluded.submission_id),
-            "refetch": or_(jobs.c.refetch, and_(jobs.c.state == State.SETTLED, _PRUNED)),
+            "refetch": or_(jobs.c.refetch, statement.excluded.refetch),
         },
     ).returning(jobs)
     return Job.of(tx.execute(statement).one())
+
+
+def _is_pruned(job_id: str) -> ColumnElement[bool]:
+    """The results that readers would see are gone: who tracks the job wants them again."""
+    o = outcomes.c
+    shown = and_(o.job_id == jobs.c.id, o.generation == jobs.c.settled_generation, o.pruned_at.is_not(None))
+    return exists(select(jobs.c.id).join(outcomes, shown).where(jobs.c.id == job_id, jobs.c.state == State.SETTLED))
 
 
 def sweep(tx: Transaction, *, within: float = 0.0) -> int:

@@ -127,6 +127,13 @@ def test_the_whole_way_of_a_delivery_leads_through_it(left: Database, right: Dat
     assert [o.name for o in write(right, lambda tx: inbox.accept(tx, [arrival()]))] == ["accepted"]
 
 
+def test_a_job_is_tracked_and_tracked_again_in_it(left: Database, right: Database) -> None:
+    """Also once its results are gone, which only other tables tell."""
+    for place in (left, right, left):
+        job = write(place, lambda tx: jobs.track(tx, "job_1", source="track"))
+        assert (job.id, job.refetch) == ("job_1", False)
+
+
 def test_neighbours_lead_for_themselves(left: Database, right: Database) -> None:
     assert write(left, lambda tx: leadership.lead(tx, "stream", owner="a", seconds=60))
     assert write(right, lambda tx: leadership.lead(tx, "stream", owner="b", seconds=60))
