@@ -15,7 +15,10 @@ def translate(error: SQLAlchemyError) -> StoreError:
     cause = error.orig if isinstance(error, DBAPIError) else error
     kind = RowRefusedError if isinstance(error, IntegrityError | DataError) else StoreError
     words = str(cause).splitlines()[0] if str(cause) else "no reason given"
-    full = getattr(cause, "sqlite_errorname", None) == "SQLITE_FULL" or getattr(cause, "sqlstate", None) == _DISK_FULL
+    name = getattr(cause, "sqlite_errorname", None)
+    if name is not None and name.startswith("SQLITE_IOERR"):
+        words += f", {name}"  # the words are the same for thirty causes
+    full = name == "SQLITE_FULL" or getattr(cause, "sqlstate", None) == _DISK_FULL
     return kind(f"the database did not take it ({type(cause).__name__}: {words}){'; make room on its disk' if full else ''}")
 
 
