@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -95,9 +96,19 @@ class Attempting:
     def _seconds(self) -> float:
         return self._clock.monotonic() - self._began
 
-    async def _commit(self, function: Callable[[Connection], object]) -> None:
+    def _commit(self, function: Callable[[Connection], object]) -> Coroutine[Any, Any, None]:
         if self.is_written:
             raise UsageError("this event is committed already: call commit() once, with all there is to write")
+        if inspect.iscoroutinefunction(function):
+            raise UsageError(
+                "commit() takes a plain function, and was given an async one: read and compute before, then only write"
+            )
+        # Until it is: else the event would pass for done, with nothing written.
+        self._doubt = UsageError("it was not awaited: write `await event.commit(…)`")
+        return self._write(function)
+
+    async def _write(self, function: Callable[[Connection], object]) -> None:
+        self._doubt = None
         attempt = self._delivered(Answer())
         try:
             finished = await self._database.write(lambda tx: alongside.commit(tx, attempt, function, self._policy))

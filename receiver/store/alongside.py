@@ -8,6 +8,8 @@ anything later.
 from __future__ import annotations
 
 import contextvars
+import inspect
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,7 +20,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from receiver.core.delivering import Persistence
-from receiver.errors import LeaseLostError
+from receiver.errors import LeaseLostError, UsageError
 from receiver.store import hook_queue
 from receiver.store.failures import is_passing
 from receiver.store.hook_queue import Attempt, Finished
@@ -27,6 +29,10 @@ from receiver.store.transaction import Transaction
 WITHIN = 1.0
 """Seconds a handler's function may take."""
 _ASK_AGAIN = 0.05
+_ENDS = re.compile(
+    r"\s*(begin|start\s+transaction|commit|end|rollback(?!\s+(transaction\s+|work\s+)?to\b)|abort)\b", re.IGNORECASE
+)
+"""Statements that begin or end a transaction; a savepoint's are within one."""
 
 
 class TheirsError(Exception):
@@ -64,6 +70,8 @@ class Connection:
         return self.execute(statement, several) if several else None
 
     def _run(self, statement: Any, parameters: Any) -> Any:
+        if _ENDS.match(str(statement)):
+            raise UsageError("the transaction is committed or rolled back together with the event: leave that to commit()")
         if not isinstance(statement, str):
             return self._connection.execute(statement, parameters)
         first = parameters[0] if isinstance(parameters, list) and parameters else parameters
@@ -102,7 +110,10 @@ def _run(tx: Transaction, function: Callable[[Connection], object]) -> None:
     def run() -> None:
         nonlocal failure
         try:
-            context.run(function, connection)
+            result = context.run(function, connection)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise UsageError("commit() takes a plain function, and was given an async one")
         except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             failure = error
         ended.set()

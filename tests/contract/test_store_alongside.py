@@ -14,7 +14,7 @@ from sqlalchemy.exc import ResourceClosedError
 from things import attempt, declare, event, finish, taken
 
 from receiver.core.delivering import Persistence
-from receiver.errors import LeaseLostError
+from receiver.errors import LeaseLostError, UsageError
 from receiver.store import alongside, outbox
 from receiver.store.alongside import TheirsError
 from receiver.store.hook_queue import HookDelivery
@@ -150,3 +150,37 @@ def test_a_statement_that_takes_too_long_is_broken_off(
     assert time.monotonic() - began < 5
     commit(store, leased, lambda connection: connection.execute("INSERT INTO my_pages VALUES ('e', '1')"))
     assert (mine(store), state(store)) == ([("e", "1")], "delivered")
+
+
+@pytest.mark.parametrize("words", ["COMMIT", "  rollback", "End transaction", "BEGIN", "ROLLBACK WORK"])
+def test_the_end_of_the_transaction_is_not_its_to_make(store: Store, leased: HookDelivery, words: str) -> None:
+    """Else what it wrote could be there while its delivery is not done."""
+
+    def write(connection: Any) -> None:
+        connection.execute("INSERT INTO my_pages VALUES ('e', '1')")
+        connection.execute(words)
+
+    with pytest.raises(TheirsError, match="together with the event"):
+        commit(store, leased, write)
+    assert (mine(store), state(store)) == ([], "pending")
+
+
+def test_savepoints_are_its_own(store: Store, leased: HookDelivery) -> None:
+    def write(connection: Any) -> None:
+        connection.execute("SAVEPOINT here")
+        connection.execute("INSERT INTO my_pages VALUES ('e', '1')")
+        connection.execute("ROLLBACK TO here")
+        connection.execute("INSERT INTO my_pages VALUES ('e', '2')")
+
+    commit(store, leased, write)
+    assert (mine(store), state(store)) == ([("e", "2")], "delivered")
+
+
+def test_a_function_that_is_async_is_told_from_one_that_wrote_nothing(store: Store, leased: HookDelivery) -> None:
+    async def write(connection: Any) -> None:
+        connection.execute("INSERT INTO my_pages VALUES ('e', '1')")
+
+    with pytest.raises(TheirsError, match="plain function") as caught:
+        commit(store, leased, write)
+    assert isinstance(caught.value.cause, UsageError)
+    assert (mine(store), state(store)) == ([], "pending")

@@ -22,7 +22,7 @@ from receiver.hooks.event import Event, Handler, Results
 from receiver.hooks.python import PythonTarget
 from receiver.packing import unpack
 from receiver.sandbox import BackgroundSandbox
-from receiver.store.tables import hook_deliveries
+from receiver.store.tables import hook_attempts, hook_deliveries
 from tests.loopback import Asked, Line, Script, answering, resetting, serving, silent
 
 pytestmark = pytest.mark.anyio
@@ -344,6 +344,26 @@ async def test_a_handler_may_leave_its_results_unread_or_read_them_by_half(tmp_p
         await w.rush(lambda: bool(read))
         assert read == [60]
         assert await states(w, "told") == [("delivered", 1)]
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+async def test_a_commit_that_is_not_awaited_is_a_failure_that_says_so(tmp_path: Path) -> None:
+    """Else the event would pass for done, with nothing written."""
+    written: list[str] = []
+
+    async def forgetful(event: Event, _: Results) -> None:
+        committing = event.commit(lambda connection: written.append(str(connection)))
+        if event.attempt > 1:
+            await committing
+
+    async with world(tmp_path, **by_hand()) as w:
+        call(w, forgetful)
+        await ended(w)
+        await w.rush(lambda: bool(written))
+        assert await states(w, "told") == [("delivered", 2)]
+        log = hook_attempts.c
+        found = await w.runtime.database.read(lambda tx: tx.execute(select(log.error).order_by(log.id)).scalars().all())
+        assert found[0] == "its commit() failed: it was not awaited: write `await event.commit(…)`"
 
 
 APP = """
