@@ -427,11 +427,18 @@ class _ReplayBody(msgspec.Struct):
     dry_run: bool = False
 
 
+def _named(body: dict[str, Any], member: str) -> str:
+    named = body.get(member)
+    if not isinstance(named, str) or not named:
+        raise UsageError(f'say which one, such as {{"{member}": "…"}}')
+    return named
+
+
 def _on_hook(do: Callable[[str], Awaitable[HookRow | Trial]]) -> Callable[[dict[str, Any]], Awaitable[Any]]:
     """A command that names one hook, and answers with what became of it."""
 
     async def command(body: dict[str, Any]) -> Any:
-        return asdict(await do(str(body.get("name"))))
+        return asdict(await do(_named(body, "name")))
 
     return command
 
@@ -440,7 +447,7 @@ def _on_job(change: Callable[[str], Awaitable[JobView]]) -> Callable[[dict[str, 
     """A command that names one job, and answers with it."""
 
     async def command(body: dict[str, Any]) -> Any:
-        return (await change(str(body.get("id")))).document
+        return (await change(_named(body, "id"))).document
 
     return command
 

@@ -70,7 +70,7 @@ def _failed(tx: Transaction, hook: str, said: Said, policy: Persistence) -> Chan
     if said.gone or policy.pauses(failures, for_seconds=tx.now - since):
         probe_at = tx.now + policy.probe * (GONE if said.gone else 1)
         if row.paused_at is None:
-            why = f"it answered 410, gone: {said.last}" if said.gone else f"it failed {failures} times in a row: {said.last}"
+            why = "it answered 410, gone" if said.gone else f"it failed {failures} times in a row: {said.last}"
             change = Change("paused", why)
             values |= {"paused_at": tx.now, "paused_why": why, "probe_at": probe_at}
         elif row.probe_at is not None:

@@ -107,7 +107,7 @@ def test_who_is_gone_is_paused_at_once_and_probed_seldom(store: Store) -> None:
     publish(store, 2)
     one, _ = take(store)
     change = end(store, attempt(one, "failed", wait=1.0, error="answered 410", status=410, gone=True)).change
-    assert change == hook_health.Change("paused", "it answered 410, gone: answered 410")
+    assert change == hook_health.Change("paused", "it answered 410, gone")
     store.advance(POLICY.probe * GONE - 1)
     assert take(store) == []
     store.advance(1)

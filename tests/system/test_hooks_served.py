@@ -224,3 +224,5 @@ def test_hooks_are_where_somebody_looks(tmp_path: Path) -> None:
         wrong: list[dict[str, Any]] = [{"hook": "nobody"}, {"state": "lost"}, {"limit": 0}, {"limit": "all"}, {"event": 1}]
         assert [ask("hook-deliveries", **body)[0] for body in wrong] == [400] * len(wrong)
         assert [ask("hook-pause", name="nobody")[0], ask("replay")[0], ask("replay", since="soon")[0]] == [400, 400, 400]
+        unnamed = httpx.post(f"{server.url}/internal/commands/hook-pause", json={}, trust_env=False)
+        assert (unnamed.status_code, "say which one" in unnamed.text) == (400, True)
