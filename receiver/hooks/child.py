@@ -108,9 +108,9 @@ async def started(
         try:
             assert process.stdin is not None
             assert process.stderr is not None
-            child.results = None if ours is None else await pipes.writer(os.fdopen(ours, "wb", buffering=0))
-            child.stdin = await pipes.writer(process.stdin)
-            listening = asyncio.create_task(words.listen(await pipes.reader(process.stderr)))
+            child.results = None if ours is None else await pipes.writer(End(ours))
+            child.stdin = await pipes.writer(End.of(process.stdin))
+            listening = asyncio.create_task(words.listen(await pipes.reader(End.of(process.stderr))))
             yield child
         finally:
             try:
@@ -120,6 +120,39 @@ async def started(
             finally:
                 if listening is not None:
                     listening.cancel()
+
+
+class End:
+    """Our end of a pipe, closed once: `close` does nothing where its descriptor is closed already, whatever has the number by then.
+
+    uvloop closes the descriptor, and then what it was given. In between the number may be that of a file which another thread has
+    just opened: the database's, say, and all that is read or written there fails from then on.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._is = self._identity()
+
+    @classmethod
+    def of(cls, file: IO[bytes]) -> Self:
+        """Instead of `file`, which is closed."""
+        descriptor = os.dup(file.fileno())
+        file.close()
+        return cls(descriptor)
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Unless it is closed."""
+        with suppress(OSError):  # there is no such descriptor any more
+            if self._identity() == self._is:
+                os.close(self._descriptor)
+
+    def _identity(self) -> tuple[int, int]:
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino
 
 
 class _Pipes:
@@ -138,7 +171,7 @@ class _Pipes:
             elif not transport.is_closing():  # one that is has nothing left to write, and asyncio's own then cannot abort
                 transport.abort()
 
-    async def writer(self, pipe: IO[bytes]) -> asyncio.StreamWriter:
+    async def writer(self, pipe: End) -> asyncio.StreamWriter:
         loop = asyncio.get_running_loop()
         # The stream of a reader is used for its flow control alone: nothing is ever read from it.
         transport, protocol = await loop.connect_write_pipe(lambda: asyncio.StreamReaderProtocol(asyncio.StreamReader()), pipe)
@@ -146,7 +179,7 @@ class _Pipes:
         self._transports.append(transport)
         return asyncio.StreamWriter(transport, protocol, None, loop)
 
-    async def reader(self, pipe: IO[bytes]) -> asyncio.StreamReader:
+    async def reader(self, pipe: End) -> asyncio.StreamReader:
         reader = asyncio.StreamReader()
         transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
         self._transports.append(transport)
